@@ -1,0 +1,43 @@
+"""Structured state space models for long sequences: one model, three exact views.
+
+Names resolve when they are used, so that `longstate --help` loads no torch; `__init__.pyi` lists them for editors.
+"""
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_ROOMS = ("data", "diagnostics", "inference", "layers", "models", "ops", "theory", "training")
+_NAMES = {
+    "Backbone": "models",
+    "Bidirectional": "layers",
+    "BidirectionalClassifier": "models",
+    "CausalLayer": "layers",
+    "InputError": "_checks",
+    "Residual": "layers",
+    "S4": "layers",
+    "S4D": "layers",
+    "SequenceClassifier": "models",
+    "SequenceLayer": "layers",
+    "SequenceRegressor": "models",
+    "SequenceTagger": "models",
+    "Session": "inference",
+    "check_layer": "diagnostics",
+    "load": "models",
+    "save": "models",
+}
+
+__all__ = ["__version__", *_NAMES, *_ROOMS]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return importlib.import_module(f"longstate.{name}")
+    if name in _NAMES:
+        return getattr(importlib.import_module(f"longstate.{_NAMES[name]}"), name)
+    raise AttributeError(f"module 'longstate' has no attribute {name!r}; public names: {', '.join(sorted(_NAMES))}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,242 @@
+"""The laws that hold for derivatives; all are measured in float64."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.gradcheck import GradcheckError
+from torch.utils import _pytree
+
+from longstate.diagnostics.laws.rows import FILLERS, example_starts, sequences_alone
+from longstate.diagnostics.laws.trial import MakeInput, Measurement, Trial, carried_state, copied, first_line
+from longstate.layers.base import CausalLayer, SequenceLayer
+
+SHORT = 9
+"""Elements of a sequence in the laws of this file, which run a layer many times."""
+STEP = 1e-4
+DERIVATIVE_TOLERANCE = 1e-6
+"""Of a fourth-order difference of step 1e-4 in float64: truncation about 1e-12, rounding about 1e-11."""
+
+
+def check_causality(
+    layer: CausalLayer[Any], *, make_input: MakeInput | None = None, length: int = SHORT
+) -> Measurement:
+    """Law 4: no output has a derivative by a later input.
+
+    Args:
+        layer: What is examined; it is copied first, in float64.
+        make_input: Draws an input from (batch, length); by default normal numbers (batch, length, d_model).
+        length: Elements of the sequence.
+
+    Returns:
+        The largest derivative by a later input relative to the largest derivative, and the tolerance.
+
+    Raises:
+        LawViolation: The future reaches the past.
+
+    Example:
+        >>> from longstate.layers import S4D
+        >>> check_causality(S4D(d_model=4, d_state=8)).tolerance
+        1e-10
+    """
+    trial = Trial("causality", copied(layer).double(), make_input)
+    layer = trial.layer
+    x = trial.draw(1, length).requires_grad_()
+    views = {"`forward_with_state`": layer.forward_with_state(x, carried_state(trial, 1))[0], "`forward`": layer(x)}
+    for view, y in views.items():
+        if y.dim() == 2:
+            continue
+        weights = _weights(y[:, 0])
+        slopes = torch.stack(
+            [torch.autograd.grad((y[:, t] * weights).sum(), x, retain_graph=True)[0] for t in range(length)]
+        )
+        reach = slopes.flatten(3).abs().amax(dim=(1, 3))
+        late = torch.arange(length, device=reach.device) > torch.arange(length, device=reach.device)[:, None]
+        trial.compare(f"outputs of {view} depend on later inputs", [(reach, reach.masked_fill(late, 0.0))])
+    return trial.result()
+
+
+def check_gradients(layer: SequenceLayer, *, make_input: MakeInput | None = None, length: int = SHORT) -> Measurement:
+    """Law 7: derivatives by input, state and parameters are those of finite differences, in every view.
+
+    Outputs and new states are differentiated together, with and without `lengths`, so that a state that forgets its
+    gradient is found. `torch.autograd.gradcheck` runs on the same functions. Keep the layer small.
+
+    Args:
+        layer: What is examined; it is copied first, in float64.
+        make_input: Draws an input from (batch, length); by default normal numbers (batch, length, d_model).
+        length: Elements of the sequence.
+
+    Returns:
+        The largest difference along a random direction and the tolerance.
+
+    Raises:
+        LawViolation: A derivative is wrong or missing.
+
+    Example:
+        >>> from longstate.layers import S4D
+        >>> check_gradients(S4D(d_model=2, d_state=4), length=3).tolerance
+        1e-06
+    """
+    trial = Trial("gradients", copied(layer).double(), make_input, tolerance=DERIVATIVE_TOLERANCE)
+    layer = trial.layer
+    x = trial.draw(2, length)
+    lengths = torch.tensor([length, length // 2], device=trial.device)
+    calls: dict[str, tuple[Callable[..., list[Tensor]], tuple[Any, ...]]] = {
+        "`forward`": (lambda module, x: [module(x)], (x,)),
+        "`forward` with lengths": (lambda module, x: [_valid(module(x, lengths=lengths), lengths)], (x,)),
+    }
+    if isinstance(layer, CausalLayer):
+        with torch.no_grad():
+            state = carried_state(trial, 2)
+
+        def chunk(module: Any, x: Tensor, state: Any) -> list[Tensor]:
+            y, after = module.forward_with_state(x, state, lengths=lengths)
+            return [_valid(y, lengths), *_pytree.tree_leaves(after)]
+
+        def step(module: Any, x_t: Tensor, state: Any) -> list[Tensor]:
+            y_t, after = module.step(x_t, state)
+            return [y_t, *_pytree.tree_leaves(after)]
+
+        calls["`forward_with_state`"] = (chunk, (x, state))
+        calls["`step`"] = (step, (x[:, 0], state))
+    for view, (call, arguments) in calls.items():
+        _check_derivatives(trial, view, call, arguments)
+    return trial.result()
+
+
+def check_gradients_of_rows(
+    layer: CausalLayer[Any], *, make_input: MakeInput | None = None, length: int = SHORT
+) -> Measurement:
+    """Laws 3 and 10 for derivatives: padded and packed rows train like the sequences alone.
+
+    The padding holds NaN, so that a product with zero that hides it in the value still shows in the gradient;
+    derivatives by the padding are exactly zero.
+
+    Args:
+        layer: What is examined; it is copied first, in float64.
+        make_input: Draws an input from (batch, length); by default normal numbers (batch, length, d_model).
+        length: Elements of a row.
+
+    Returns:
+        The largest difference found and the tolerance.
+
+    Raises:
+        LawViolation: Padding or packing changes a gradient.
+
+    Example:
+        >>> from longstate.layers import S4D
+        >>> check_gradients_of_rows(S4D(d_model=4, d_state=8)).law
+        'gradients of padded and packed rows'
+    """
+    trial = Trial("gradients of padded and packed rows", copied(layer).double(), make_input)
+    layer = trial.layer
+    for starts in (None, example_starts(length)[2:6]):
+        counts = [length, 0, 1, length // 2 + 2]
+        lengths = torch.tensor(counts, device=trial.device)
+        padding = torch.arange(length, device=trial.device) >= lengths[:, None]
+        x = trial.draw(4, length)
+        filled = x.clone()
+        filled[padding] = FILLERS[0]
+        with torch.no_grad():
+            state = carried_state(trial, 4)
+        leaves, structure = _pytree.tree_flatten(state)
+        found_at = [filled.requires_grad_(), *_copies(leaves)]
+        y, after = layer.forward_with_state(
+            filled,
+            _pytree.tree_unflatten(found_at[1:], structure),
+            lengths=lengths,
+            starts=None if starts is None else starts.to(trial.device),
+        )
+        outputs = [y[row : row + 1, :count] for row, count in enumerate(counts) if count]
+        found = _slopes(layer, found_at, [*outputs, *_pytree.tree_leaves(after)])
+        alone_at = [x.requires_grad_(), *_copies(leaves)]
+        rows = sequences_alone(layer, x, _pytree.tree_unflatten(alone_at[1:], structure), counts, starts)
+        finals = [torch.cat(leaf) for leaf in zip(*(_pytree.tree_leaves(row.state) for row in rows), strict=True)]
+        outputs = [row.outputs for row, count in zip(rows, counts, strict=True) if count]
+        expected = _slopes(layer, alone_at, [*outputs, *finals])
+        context = "padded rows" if starts is None else "packed rows"
+        for name, pair in {name: (found[name], expected[name]) for name in expected}.items():
+            trial.compare(f"derivatives of {context} by {name} differ", [pair])
+        trial.allow(f"derivatives of {context} by padding differ from 0", float(found["x"][padding].abs().max()), 0.0)
+    return trial.result()
+
+
+def _valid(y: Tensor, lengths: Tensor) -> Tensor:
+    """The outputs of valid elements; all outputs of a model that has one a row."""
+    if y.dim() == 2:
+        return y
+    return y[torch.arange(y.shape[1], device=y.device) < lengths[:, None]]
+
+
+def _weights(y: Tensor) -> Tensor:
+    """Fixed irregular numbers of the shape of `y`, to make one number of many."""
+    return torch.cos(torch.arange(1, y.numel() + 1, dtype=y.dtype, device=y.device) ** 1.3).reshape(y.shape)
+
+
+def _copies(leaves: list[Tensor]) -> list[Tensor]:
+    """The tensors of a state, as leaves of a new graph where they can be."""
+    return [leaf.detach().clone().requires_grad_(leaf.dtype.is_floating_point) for leaf in leaves]
+
+
+def _slopes(layer: nn.Module, inputs: list[Tensor], outputs: list[Tensor]) -> dict[str, Tensor]:
+    """Derivatives of a weighted sum of all outputs by the input, the tensors of the state and the parameters."""
+    names = ["x", *(f"tensor {index} of the state" for index in range(len(inputs) - 1))]
+    targets = {name: leaf for name, leaf in zip(names, inputs, strict=True) if leaf.requires_grad}
+    targets |= {f"`{name}`": p for name, p in layer.named_parameters() if p.requires_grad}
+    total = torch.stack([(y * _weights(y)).sum() for y in outputs if y.requires_grad]).sum()
+    slopes = torch.autograd.grad(total, list(targets.values()), allow_unused=True, materialize_grads=True)
+    return dict(zip(targets, slopes, strict=True))
+
+
+def _check_derivatives(
+    trial: Trial[SequenceLayer], view: str, call: Callable[..., list[Tensor]], arguments: tuple[Any, ...]
+) -> None:
+    """Compare one call's derivatives with finite differences, by direction and then by `gradcheck`."""
+    parameters = {name: p.detach() for name, p in trial.layer.named_parameters() if p.requires_grad}
+    leaves, structure = _pytree.tree_flatten((arguments, parameters))
+    moving = [index for index, leaf in enumerate(leaves) if leaf.dtype.is_floating_point]
+
+    def flat(*values: Tensor) -> Tensor:
+        everything = list(leaves)
+        for index, value in zip(moving, values, strict=True):
+            everything[index] = value
+        given, named = _pytree.tree_unflatten(everything, structure)
+        outputs = torch.func.functional_call(_Call(trial.layer, call), {f"layer.{n}": p for n, p in named.items()}, given)
+        return torch.cat([y.reshape(-1) for y in outputs if y.dtype.is_floating_point])
+
+    points = [leaves[index].clone().requires_grad_() for index in moving]
+    value = flat(*points)
+    weights = _weights(value)
+    slopes = torch.autograd.grad((value * weights).sum(), points, allow_unused=True, materialize_grads=True)
+    found, expected = [], []
+    for index, (point, slope) in enumerate(zip(points, slopes, strict=True)):
+        direction = _weights(point) / max(point.numel(), 1) ** 0.5
+
+        def moved(step: float, index: int = index, direction: Tensor = direction) -> Tensor:
+            with torch.no_grad():
+                shifted = [p + step * direction if i == index else p for i, p in enumerate(points)]
+                return (flat(*shifted) * weights).sum()
+
+        near, far = moved(STEP) - moved(-STEP), moved(2 * STEP) - moved(-2 * STEP)
+        found.append((slope * direction).sum())
+        expected.append((8 * near - far) / (12 * STEP))
+    pair = (torch.stack(found), torch.stack(expected))
+    trial.compare(f"derivatives of {view} and finite differences differ", [pair])
+    try:
+        torch.autograd.gradcheck(flat, points, fast_mode=True)
+    except GradcheckError as error:
+        raise trial.refuse(f"`gradcheck` refuses {view} ({first_line(error)})") from error
+
+
+class _Call(nn.Module):
+    """A method of a layer as the forward of a module, so that `functional_call` can give it other parameters."""
+
+    def __init__(self, layer: nn.Module, call: Callable[..., list[Tensor]]):
+        super().__init__()
+        self.layer = layer
+        self.call = call
+
+    def forward(self, *arguments: Any) -> list[Tensor]:
+        return self.call(self.layer, *arguments)

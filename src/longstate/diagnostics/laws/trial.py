@@ -1,0 +1,162 @@
+"""One law tried on one layer: the inputs, the comparisons and the sentence when it is broken."""
+
+import copy
+from collections.abc import Callable, Iterable
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree
+
+from longstate._checks import InputError
+from longstate.layers.base import CausalLayer, SequenceLayer
+
+LayerType = TypeVar("LayerType", bound=SequenceLayer)
+MakeInput = Callable[[int, int], Tensor]
+"""Draws an input from (batch, length); its first two axes are these."""
+Pairs = Iterable[tuple[Tensor, Tensor]]
+"""Tensors to compare: (found, expected)."""
+
+TOLERANCES = {torch.float64: 1e-10, torch.float32: 2e-5}
+LENGTH = 24
+FUTURE = 8
+
+
+class LawViolation(AssertionError):
+    """A layer breaks a law of the protocol; the message names the law, the difference and the tolerance."""
+
+
+class Measurement(NamedTuple):
+    """The largest difference that a law found, relative to the largest value, and what it allows."""
+
+    law: str
+    difference: float
+    tolerance: float
+
+
+class Trial(Generic[LayerType]):
+    """A copy of the layer in eval mode, seeded inputs for it, and the largest difference found so far."""
+
+    def __init__(self, law: str, layer: LayerType, make_input: MakeInput | None, *, tolerance: float | None = None):
+        self.law = law
+        self.layer = copied(layer).eval()
+        self.dtype = floating_dtype(layer)
+        self.device = next((p.device for p in layer.parameters()), torch.device("cpu"))
+        if self.dtype not in TOLERANCES:
+            raise InputError(
+                f"the layer's parameters are {self.dtype}, but the laws are measured in float32 or float64; "
+                "call `layer.float()` first."
+            )
+        self.tolerance = TOLERANCES[self.dtype] if tolerance is None else tolerance
+        self._make_input = make_input
+        self._worst = 0.0
+        self._draws = 0
+
+    def draw(self, batch: int, length: int) -> Tensor:
+        """A new input; the same ones in the same order in every trial, and the global generator is left alone."""
+        self._draws += 1
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(self._draws)
+            if self._make_input is None:
+                x = torch.randn(batch, length, self.layer.d_model, dtype=torch.float64)
+            else:
+                x = self._make_input(batch, length)
+        return x.to(self.device, self.dtype)
+
+    def allow(self, what: str, difference: float, tolerance: float | None = None) -> None:
+        """Record a difference, or raise if it is beyond the tolerance (of this law, unless another is given)."""
+        limit = self.tolerance if tolerance is None else tolerance
+        if not difference <= limit:
+            raise LawViolation(
+                f"{self.law}: {what} by {difference:.2g} of the largest value, but at most {limit:.0e} is allowed."
+            )
+        self._worst = max(self._worst, difference)
+
+    def compare(self, what: str, pairs: Pairs, tolerance: float | None = None) -> None:
+        """Raise unless the tensors of each pair agree."""
+        self.allow(what, relative_difference(pairs), tolerance)
+
+    def refuse(self, what: str) -> LawViolation:
+        """The violation for what cannot be measured as a difference."""
+        return LawViolation(f"{self.law}: {what}, a difference without measure where {self.tolerance:.0e} is allowed.")
+
+    def result(self) -> Measurement:
+        """What was measured."""
+        return Measurement(self.law, self._worst, self.tolerance)
+
+
+def carried_state(trial: Trial[CausalLayer[Any]], batch: int) -> Any:
+    """A state that some past has led to, so that it is neither zero nor unreachable."""
+    prefix = trial.draw(batch, 5)
+    return trial.layer.forward_with_state(prefix, trial.layer.initial_state(batch))[1]
+
+
+def compare_states(trial: Trial[CausalLayer[Any]], what: str, states: Iterable[tuple[Any, Any]]) -> None:
+    """Raise unless each pair of states gives the same next outputs, and the same tensors where shapes are fixed."""
+    layer = trial.layer
+    fixed = [leaf.shape[1:] for leaf in _pytree.tree_leaves(layer.initial_state(1))]
+    future: list[tuple[Tensor, Tensor]] = []
+    leaves: list[list[tuple[Tensor, Tensor]]] = [[] for _ in fixed]
+    for found, expected in states:
+        if _pytree.tree_structure(found) != _pytree.tree_structure(expected):
+            raise trial.refuse(f"{what}: the state has the structure {_pytree.tree_structure(found)}")
+        x = trial.draw(len(_pytree.tree_leaves(expected)[0]), FUTURE)
+        future.append((run_steps(layer, x, found)[0], run_steps(layer, x, expected)[0]))
+        for index, (a, b) in enumerate(
+            zip(_pytree.tree_leaves(found), _pytree.tree_leaves(expected), strict=True)
+        ):
+            if fixed[index] == b.shape[1:]:
+                leaves[index].append((a, b))
+    trial.compare(f"the {FUTURE} outputs that follow {what} differ", future)
+    for index, pairs in enumerate(leaves):
+        trial.compare(f"tensor {index} of {what} differs", pairs)
+
+
+def run_steps(
+    layer: CausalLayer[Any], x: Tensor, state: Any, *, rate: float | None = None
+) -> tuple[Tensor, Any]:
+    """`x` (batch, length, ...) one element at a time, with the constants computed once."""
+    constants = layer.constants(rate=rate)
+    outputs = []
+    for t in range(x.shape[1]):
+        y_t, state = layer.step(x[:, t], state, rate=rate, constants=constants)
+        outputs.append(y_t)
+    return torch.stack(outputs, dim=1), state
+
+
+def relative_difference(pairs: Pairs) -> float:
+    """max |found - expected| / max |expected| over all pairs; infinite for unlike shapes, NaN if anything is NaN."""
+    error = scale = torch.zeros((), dtype=torch.float64)
+    for found, expected in pairs:
+        if found.shape != expected.shape:
+            return float("inf")
+        if expected.numel() == 0:
+            continue
+        a, b = found.detach().cpu().double(), expected.detach().cpu().double()
+        error = torch.maximum(error, (a - b).abs().max())
+        scale = torch.maximum(scale, b.abs().max())
+    return float(error / scale if scale > 0 else error)
+
+
+def floating_dtype(layer: SequenceLayer) -> torch.dtype:
+    """The type of the layer's parameters (of its buffers, if it has none)."""
+    for tensor in (*layer.parameters(), *layer.buffers()):
+        if tensor.dtype.is_floating_point or tensor.dtype.is_complex:
+            return tensor.dtype
+    return torch.get_default_dtype()
+
+
+def copied(layer: LayerType) -> LayerType:
+    """A copy that shares nothing with the layer, so that a law can change it."""
+    try:
+        return copy.deepcopy(layer)
+    except RuntimeError as error:
+        raise LawViolation(
+            f"copies: `copy.deepcopy` of the layer fails ({first_line(error)}), "
+            "a difference without measure where 0 is allowed."
+        ) from error
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, shortened to go into a sentence."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

@@ -1,0 +1,79 @@
+"""Normalisations over features that respect padding."""
+
+import torch
+from torch import Tensor, nn
+
+from longstate._checks import check_choice, valid_steps
+
+NORMS = ("layer", "rms", "batch")
+
+
+def build_norm(kind: str, d_model: int) -> nn.Module:
+    """A normalisation by name: `norm(x, lengths)` for (batch, length, d_model), `norm(x_t)` for (batch, d_model)."""
+    check_choice(kind, NORMS, name="norm")
+    return {"layer": LayerNorm, "rms": RMSNorm, "batch": BatchNorm}[kind](d_model)
+
+
+class LayerNorm(nn.Module):
+    """Each element to zero mean and unit variance over its features, then scale and shift."""
+
+    def __init__(self, d_model: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(d_model)
+
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Normalise; an element never sees another, so `lengths` changes nothing."""
+        return self.norm(x)
+
+
+class RMSNorm(nn.Module):
+    """Each element to unit mean square over its features, then scale."""
+
+    def __init__(self, d_model: int) -> None:
+        super().__init__()
+        self.norm = nn.RMSNorm(d_model, eps=1e-5)
+
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Normalise; an element never sees another, so `lengths` changes nothing."""
+        return self.norm(x)
+
+
+class BatchNorm(nn.Module):
+    """Each feature to zero mean and unit variance over the valid steps of a batch, then scale and shift.
+
+    In training the statistics are those of the batch, and running averages are kept; these serve in `eval()` and for
+    single elements (batch, d_model), so that all views agree in `eval()`.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, d_model: int, *, momentum: float = 0.1, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.momentum = momentum
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(d_model))
+        self.bias = nn.Parameter(torch.zeros(d_model))
+        self.register_buffer("running_mean", torch.zeros(d_model))
+        self.register_buffer("running_var", torch.ones(d_model))
+
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Normalise; only valid steps enter the statistics."""
+        if self.training and x.dim() == 3:
+            mean, var = self._batch_statistics(x, lengths)
+        else:
+            mean, var = self.running_mean, self.running_var
+        scale = self.weight * torch.rsqrt(var + self.eps)
+        return ((x - mean) * scale + self.bias).to(x.dtype)
+
+    def _batch_statistics(self, x: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        flat = wide.flatten(0, 1) if lengths is None else wide[valid_steps(lengths, x.shape[1])]
+        if len(flat) < 2:
+            return self.running_mean, self.running_var
+        var, mean = torch.var_mean(flat, dim=0, correction=0)
+        with torch.no_grad():
+            unbiased = var * (len(flat) / (len(flat) - 1))
+            self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
+            self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
+        return mean, var

@@ -1,0 +1,113 @@
+"""S4D: a diagonal state space layer."""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from longstate import ops, theory
+from longstate._checks import check_choice
+from longstate.layers.base import SLOW, OptimizerRule
+from longstate.layers.lti import LTILayer, check_tied, complex_normal, log_uniform, untie
+
+
+class S4D(LTILayer):
+    """Diagonal state space layer: d_model independent systems with N/2 complex (or N real) modes each.
+
+        x'(t) = A x(t) + B u(t),    y(t) = 2 Re(C x(t)) + D u(t),    A = -exp(A_real) + i A_imag
+
+    discretised with a learned dt for each feature, then GELU and a gated linear map over features.
+
+    Args:
+        d_model: Number of features.
+        d_state: Real state size N of each feature; even, unless `init` is "real".
+        init: Modes at the start: "lin", "inv", "legs", "random", or "real" (no imaginary part).
+        rule: Discretisation: "zoh", "bilinear", "euler", "backward_euler" or "dirac".
+        channels: Outputs of each system; the output stage mixes them.
+        n_ssm: Number of different (A, B); a divisor of `d_model`. All free if None, all tied if 1.
+        dt_min: Smallest initial step, in samples^-1: a memory of about 1/dt_min steps.
+        dt_max: Largest initial step.
+        dropout: Share of activations dropped in training, once, before the output map.
+        output: "glu" (as published), "linear", or "none" (the bare system).
+
+    Raises:
+        InputError: If a size or a name is not usable.
+
+    Source:
+        Gu, Gupta, Goel, Re: On the Parameterization and Initialization of Diagonal State Space Models,
+        arXiv 2206.11893, equations 3, 5, 7, 9.
+
+    Example:
+        >>> import torch
+        >>> from longstate import S4D
+        >>> layer = S4D(d_model=4, d_state=8)
+        >>> y = layer(torch.randn(2, 100, 4))
+        >>> y_t, state = layer.step(torch.randn(2, 4), layer.initial_state(2))
+        >>> y.shape, y_t.shape
+        (torch.Size([2, 100, 4]), torch.Size([2, 4]))
+    """
+
+    optimizer_rules: ClassVar[Mapping[str, OptimizerRule]] = {
+        "log_dt": SLOW,
+        "A_real": SLOW,
+        "A_imag": SLOW,
+        "B": SLOW,
+    }
+
+    def __init__(
+        self,
+        d_model: int,
+        d_state: int = 64,
+        *,
+        init: str = "lin",
+        rule: str = "zoh",
+        channels: int = 1,
+        n_ssm: int | None = None,
+        dt_min: float = 1e-3,
+        dt_max: float = 1e-1,
+        dropout: float = 0.0,
+        output: str = "glu",
+    ) -> None:
+        super().__init__(d_model, d_state, channels, output, dropout, layer="S4D")
+        check_choice(rule, theory.RULES, name="rule")
+        self.rule = rule
+        A = theory.diagonal(init, d_state)
+        self.is_real = not A.is_complex()
+        tied = check_tied(n_ssm, d_model)
+        self.log_dt = nn.Parameter(log_uniform(d_model, dt_min, dt_max))
+        self.A_real = nn.Parameter(_default((-A.real).log().repeat(tied, 1)))
+        self.A_imag = None if self.is_real else nn.Parameter(_default(A.imag.repeat(tied, 1)))
+        self.B = nn.Parameter(_default(_input(init, A)).repeat(tied, *[1] * (1 if self.is_real else 2)))
+        modes = len(A)
+        self.C = nn.Parameter(
+            torch.randn(channels, d_model, modes) if self.is_real else complex_normal(channels, d_model, modes)
+        )
+        self.D = nn.Parameter(torch.randn(channels, d_model))
+
+    def system(self, rate: float = 1.0) -> ops.LTISystem:
+        """The discrete diagonal system, in float64."""
+        dt = self.log_dt.double().exp() * rate
+        A = untie(-self.A_real.double().exp(), self.d_model)
+        B, C = self.B.double(), self.C.double()
+        if self.A_imag is not None:
+            A = torch.complex(A, untie(self.A_imag.double(), self.d_model))
+            B, C = torch.view_as_complex(B), 2 * torch.view_as_complex(C)
+        A_bar, B_bar = theory.discretize_diagonal(A, untie(B, self.d_model), dt, self.rule)
+        return ops.LTISystem(A_bar, B_bar, C, self.D.double())
+
+    def _state_shape(self) -> tuple[int, ...]:
+        return (self.d_model, self.d_state) if self.is_real else (self.d_model, self.d_state // 2, 2)
+
+
+def _input(init: str, A: Tensor) -> Tensor:
+    """B at the start: the half of HiPPO-LegS' own that makes its diagonal part act like it, else ones."""
+    if init == "legs":
+        return torch.view_as_real(0.5 * theory.nplr("legs", 2 * len(A)).B.conj_physical())
+    if not A.is_complex():
+        return torch.ones(len(A))
+    return torch.tensor([1.0, 0.0]).repeat(len(A), 1)
+
+
+def _default(x: Tensor) -> Tensor:
+    return x.to(torch.get_default_dtype())

@@ -1,0 +1,11 @@
+"""The sequence operators: each one file, with its equation, a reference and its fast paths."""
+
+from longstate.ops._dispatch import explain as explain
+from longstate.ops.fft_conv import fft_conv as fft_conv
+from longstate.ops.lti_kernel import lti_kernel as lti_kernel
+from longstate.ops.lti_scan import lti_conv as lti_conv
+from longstate.ops.lti_scan import lti_scan as lti_scan
+from longstate.ops.lti_step import StepConstants as StepConstants
+from longstate.ops.lti_step import lti_constants as lti_constants
+from longstate.ops.lti_step import lti_step as lti_step
+from longstate.ops.lti_system import LTISystem as LTISystem

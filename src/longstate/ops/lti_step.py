@@ -1,0 +1,79 @@
+"""One step of a linear time-invariant system, in real arithmetic so that it exports anywhere."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from longstate.ops import _dispatch
+from longstate.ops.lti_system import LTISystem, check_system
+
+
+class StepConstants(NamedTuple):
+    """A discrete system as real tensors (complex: a last axis re, im), in the type of the state."""
+
+    A: Tensor
+    B: Tensor
+    C: Tensor
+    D: Tensor
+
+
+def lti_constants(system: LTISystem, dtype: torch.dtype) -> StepConstants:
+    """What `lti_step` needs of a system, computed once.
+
+    Args:
+        system: H systems, diagonal or dense.
+        dtype: Real type of the states.
+
+    Returns:
+        The four arrays of the system as real tensors.
+    """
+    check_system(system)
+    A, B, C, D = ((torch.view_as_real(part) if part.is_complex() else part).to(dtype) for part in system)
+    return StepConstants(A, B, C, D)
+
+
+def lti_step(u_t: Tensor, state: Tensor, constants: StepConstants, *, backend: str = "auto") -> tuple[Tensor, Tensor]:
+    """One element through a system.
+
+        x <- A x + B u,        y = Re(C x) + D u
+
+    Args:
+        u_t: Input (batch, H).
+        state: (batch, H, N), or (batch, H, N, 2) for complex systems.
+        constants: From `lti_constants`.
+        backend: "torch" or "auto".
+
+    Returns:
+        Output (batch, channels, H) in the type of `u_t`, and the new state.
+
+    Example:
+        >>> import torch
+        >>> from longstate import ops
+        >>> one = torch.ones(1, 1, dtype=torch.float64)
+        >>> system = ops.LTISystem(A=0.5 * one, B=one, C=one[None], D=0 * one)
+        >>> y, state = ops.lti_step(torch.ones(1, 1), torch.full((1, 1, 1), 4.0), ops.lti_constants(system, torch.float32))
+        >>> y.item(), state.item()
+        (3.0, 3.0)
+    """
+    return _dispatch.run("lti_step", backend, u_t.device, u_t, state, constants)
+
+
+def _lti_step_torch(u_t: Tensor, state: Tensor, constants: StepConstants) -> tuple[Tensor, Tensor]:
+    A, B, C, D = constants
+    u = u_t.to(state.dtype)
+    if state.dim() == 4:
+        x_re, x_im = state.unbind(-1)
+        A_re, A_im = A.unbind(-1)
+        drive = B * u[..., None, None]
+        state = torch.stack([A_re * x_re - A_im * x_im, A_re * x_im + A_im * x_re], dim=-1) + drive
+        C = C * C.new_tensor([1.0, -1.0])
+        y = (C * state.unsqueeze(1)).sum((-2, -1))
+    else:
+        advanced = torch.einsum("hij,bhj->bhi", A, state) if A.dim() == 3 else A * state
+        state = advanced + B * u[..., None]
+        y = (C * state.unsqueeze(1)).sum(-1)
+    return (y + D * u[:, None]).to(u_t.dtype), state
+
+
+_dispatch.register("lti_step", _dispatch.Backend("torch", _lti_step_torch, _dispatch.always))

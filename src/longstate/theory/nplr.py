@@ -1,0 +1,115 @@
+"""Normal plus low rank: the HiPPO matrices in the basis of their normal part."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from longstate._checks import InputError, check_choice, check_positive
+from longstate.theory.hippo import MEASURES, hippo
+
+_TINY = 1e-6
+
+
+class NPLR(NamedTuple):
+    """A HiPPO system in its half-stored normal basis: A (N/2,), P (rank, N/2), B (N/2,), V (N, N/2), complex128."""
+
+    A: Tensor
+    P: Tensor
+    B: Tensor
+    V: Tensor
+
+
+def nplr(measure: str, d_state: int, *, b_clip: float | None = None) -> NPLR:
+    """Split a HiPPO matrix into a normal part and a low-rank part, and diagonalise the normal part.
+
+        A_hippo + Σ_j P_j P_jᵀ = W diag(Λ, conj Λ) W*,   W = [V, conj V] unitary
+        A_hippo = 2 Re(V diag(Λ) V*) - Σ_j (2 Re V P_j)(2 Re V P_j)ᵀ,   B_hippo = 2 Re(V B)
+
+    One mode of each conjugate pair is kept, the one with Im Λ <= 0; `real_form` and outputs 2 Re(C x) bring back the
+    other. Re Λ is -1/2 for legs and 0 for the other measures, exactly. The rank is 2 for legt and 1 otherwise.
+
+    Rules that make the answer unique, so that no result depends on a linear algebra library:
+
+    * Modes stand in the order of increasing frequency |Im Λ|.
+    * The free phase of column V_n is such that B_n = V_n* B_hippo is real and positive. Where |B_n| is below 1e-6 of
+      the norm of B, the first entry of V_n whose modulus is within 1e-6 of the largest is real and positive instead.
+    * The zero frequency of fourier is one double eigenvalue; its vector is (1, i, 0, ..., 0)/√2.
+
+    **About `b_clip`.** The official S4 code clamps Im(V* B) to [-2, 2] without saying so. At N = 64 this changes 11 of
+    the 32 entries of legs, ‖B‖ falls from 64 to 12, and which entries are hit depends on the phases that the eigenvector
+    routine happened to choose: what is called S4-LegS there is not the HiPPO system of the paper, and ports differ. Here
+    nothing is clipped unless it is asked for, and then by a rule free of phases: every modulus |B_n| is at most
+    `b_clip`. Compare kernels, never the vectors P and B of two implementations.
+
+    Args:
+        measure: "legs", "legt" (halved, see `hippo`), "lagt" or "fourier" ("fout").
+        d_state: Size N of the real state, even.
+        b_clip: Largest modulus of an entry of B; None keeps the B of the paper.
+
+    Returns:
+        A (N/2,), P (rank, N/2), B (N/2,), V (N, N/2), all complex128.
+
+    Raises:
+        InputError: If the measure is unknown, the size is odd or `b_clip` is not positive.
+
+    Source:
+        Gu, Goel, Ré 2021 (arXiv 2111.00396), appendix C.1.
+
+    Example:
+        >>> A, P, B, V = nplr("legs", 4)
+        >>> A.real
+        tensor([-0.5000, -0.5000], dtype=torch.float64)
+        >>> 2 * (V @ B).real  # the B of hippo: √1, √3, √5, √7
+        tensor([1.0000, 1.7321, 2.2361, 2.6458], dtype=torch.float64)
+    """
+    check_choice(measure, MEASURES, name="measure")
+    check_positive(d_state=d_state)
+    if d_state % 2:
+        raise InputError(
+            f"`d_state` is {d_state}, but an even size is needed, since modes come in conjugate pairs; "
+            f"use {d_state + 1}."
+        )
+    if b_clip is not None and not b_clip > 0:
+        raise InputError(f"`b_clip` is {b_clip}, but a positive number is needed; pass None to clip nothing.")
+    A, B = hippo(measure, d_state)
+    P = _low_rank(measure, d_state)
+    real_part = -0.5 if measure == "legs" else 0.0
+    normal = A + P.T @ P
+    skew = 0.5 * (normal - normal.T)
+    frequency, V = torch.linalg.eigh(-1j * skew)
+    # Ascending order puts the negative half first; its last entry is the slowest mode.
+    half = d_state // 2
+    frequency, V = frequency[:half].flip(0), V[:, :half].flip(1)
+    if measure in ("fourier", "fout"):
+        frequency[0] = 0.0
+        V[:, 0] = 0.0
+        V[0, 0], V[1, 0] = 0.5**0.5, 1j * 0.5**0.5
+    V = _fix_phase(V, B)
+    B_modes = V.mH @ B.to(V.dtype)
+    if b_clip is not None:
+        B_modes = B_modes * (b_clip / B_modes.abs().clamp(min=b_clip))
+    return NPLR(torch.complex(torch.full_like(frequency, real_part), frequency), P.to(V.dtype) @ V.conj(), B_modes, V)
+
+
+def _low_rank(measure: str, d_state: int) -> Tensor:
+    """The real vectors P (rank, N) for which A + Σ P Pᵀ is normal."""
+    n = torch.arange(d_state, dtype=torch.float64)
+    if measure == "legs":
+        return torch.sqrt(n + 0.5)[None]
+    if measure == "legt":
+        p = torch.sqrt(n + 0.5)
+        return torch.stack([p * (n % 2), p * (1 - n % 2)])
+    if measure == "lagt":
+        return torch.full_like(n, 0.5).sqrt()[None]
+    return hippo(measure, d_state).B[None]
+
+
+def _fix_phase(V: Tensor, B: Tensor) -> Tensor:
+    """Turn every column of `V` by the written rule of `nplr`."""
+    modulus = V.abs()
+    first = (modulus >= (1 - _TINY) * modulus.amax(0)).int().argmax(0)
+    largest = V.gather(0, first[None])[0].conj()
+    projection = V.mH @ B.to(V.dtype)
+    target = torch.where(projection.abs() > _TINY * torch.linalg.vector_norm(B), projection, largest)
+    return V * (target / target.abs())
