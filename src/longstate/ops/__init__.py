@@ -1,6 +1,8 @@
 """The sequence operators: each one file, with its equation, a reference and its fast paths."""
 
 from longstate.ops._dispatch import explain as explain
+from longstate.ops.cauchy import cauchy as cauchy
+from longstate.ops.cauchy import cauchy_kernel as cauchy_kernel
 from longstate.ops.fft_conv import fft_conv as fft_conv
 from longstate.ops.lti_kernel import lti_kernel as lti_kernel
 from longstate.ops.lti_scan import lti_conv as lti_conv

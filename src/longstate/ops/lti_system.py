@@ -69,7 +69,9 @@ def powers(A: Tensor, count: int) -> list[Tensor]:
 def apply(power: Tensor, x: Tensor) -> Tensor:
     """`power x` for state vectors x (..., H, count, N)."""
     power = power.to(x.dtype)
-    return x @ power.mT if power.dim() == 3 else x * power[..., None, :]
+    if power.dim() == 3:
+        return torch.einsum("hij,...hcj->...hci", power, x)
+    return x * power[..., None, :]
 
 
 def columns(squares: list[Tensor], x: Tensor, count: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""The mathematics of state spaces: HiPPO measures, normal and diagonal forms, discretisation. Tensors in, tensors out."""
+"""The mathematics of state spaces: HiPPO measures, their normal and diagonal forms, discretisation."""
 
 from longstate.theory.diagonal import INITS as INITS
 from longstate.theory.diagonal import diagonal as diagonal

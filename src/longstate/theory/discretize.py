@@ -49,8 +49,8 @@ def discretize_diagonal(A: Tensor, B: Tensor, dt: Tensor | float, rule: str) -> 
         backward_euler   Ā = 1 / (1 - z)               B̄ = dt / (1 - z) B
         dirac            Ā = e^z                       B̄ = B                exact for impulses
 
-    dt = 0 gives Ā = 1 under every rule and B̄ = 0 under every rule but dirac, whose input must be masked instead. |Ā| < 1
-    where Re A < 0, for every dt > 0 except under euler.
+    dt = 0 gives Ā = 1 under every rule and B̄ = 0 under every rule but dirac, whose input must be masked instead.
+    Where Re A < 0, every dt > 0 gives |Ā| < 1 except under euler.
 
     Args:
         A: Diagonal (..., H, N), real or complex.
@@ -185,7 +185,7 @@ def discretize_dplr(A: Tensor, P: Tensor, B: Tensor, dt: Tensor | float, rule: s
     half = step[..., None] / 2
     inverse = 1 / (1 - half * A)
     left = real_vector(inverse * P).movedim(0, -1)
-    right = real_vector(inverse.conj() * P).movedim(0, -1)
+    right = real_vector(inverse.conj_physical() * P).movedim(0, -1)
     p = real_vector(P).movedim(0, -1)
     eye = torch.eye(p.shape[-1], dtype=p.dtype, device=p.device)
     core = torch.linalg.solve(eye + half[..., None] * (p.mT @ left), right.mT)

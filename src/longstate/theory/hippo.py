@@ -28,9 +28,10 @@ def hippo(measure: str, d_state: int) -> HippoSystem:
 
     with r_n = sqrt(2n+1); b = (1, 0, √2, 0, √2, 0, ...); S antisymmetric with S[2j+1, 2j] = πj.
 
-    legs forgets exponentially in t (in its time-invariant form), lagt likewise. legt and fourier look back over a window:
-    **legt is the halved form** of the S4 code, whose window has length 2 (the HiPPO paper's own A and B are twice as
-    large and remember a window of length 1), and so has fourier. A step dt = 2 / L fits either to L samples.
+    legs (in its time-invariant form) and lagt forget exponentially; legt and fourier look back over a window.
+    **legt is the halved form** of the S4 code, whose window has length 2: the HiPPO paper's own A and B are twice as
+    large and remember a window of length 1. The window of fourier has length 2 too, so that a step dt = 2 / L fits
+    either of them to L samples.
 
     Args:
         measure: "legs", "legt", "lagt" or "fourier" ("fout" is the same).
@@ -66,7 +67,7 @@ def _legs(d_state: int) -> HippoSystem:
     """Scaled Legendre, time invariant."""
     n = torch.arange(d_state, dtype=torch.float64)
     r = torch.sqrt(2 * n + 1)
-    return HippoSystem(-torch.tril(torch.outer(r, r), -1) - torch.diag(n + 1), r)
+    return HippoSystem(torch.tril(torch.outer(-r, r), -1) - torch.diag(n + 1), r)
 
 
 def _legt(d_state: int) -> HippoSystem:
@@ -93,7 +94,7 @@ def _fourier(d_state: int) -> HippoSystem:
         )
     j = torch.arange(d_state // 2)
     S = torch.zeros(d_state, d_state, dtype=torch.float64)
-    S[2 * j + 1, 2 * j] = math.pi * j
+    S[2 * j + 1, 2 * j] = math.pi * j.double()
     b = torch.zeros(d_state, dtype=torch.float64)
     b[0::2] = math.sqrt(2)
     b[0] = 1.0

@@ -8,8 +8,6 @@ from torch import Tensor
 from longstate._checks import InputError, check_choice, check_positive
 from longstate.theory.hippo import MEASURES, hippo
 
-_TINY = 1e-6
-
 
 class NPLR(NamedTuple):
     """A HiPPO system in its half-stored normal basis: A (N/2,), P (rank, N/2), B (N/2,), V (N, N/2), complex128."""
@@ -32,15 +30,16 @@ def nplr(measure: str, d_state: int, *, b_clip: float | None = None) -> NPLR:
     Rules that make the answer unique, so that no result depends on a linear algebra library:
 
     * Modes stand in the order of increasing frequency |Im Λ|.
-    * The free phase of column V_n is such that B_n = V_n* B_hippo is real and positive. Where |B_n| is below 1e-6 of
-      the norm of B, the first entry of V_n whose modulus is within 1e-6 of the largest is real and positive instead.
+    * The free phase of column V_n is such that B_n = V_n* B_hippo is real and positive. It is never zero: the input
+      drives every mode of these systems (the smallest B_n falls like ‖B‖/N).
     * The zero frequency of fourier is one double eigenvalue; its vector is (1, i, 0, ..., 0)/√2.
 
-    **About `b_clip`.** The official S4 code clamps Im(V* B) to [-2, 2] without saying so. At N = 64 this changes 11 of
-    the 32 entries of legs, ‖B‖ falls from 64 to 12, and which entries are hit depends on the phases that the eigenvector
-    routine happened to choose: what is called S4-LegS there is not the HiPPO system of the paper, and ports differ. Here
-    nothing is clipped unless it is asked for, and then by a rule free of phases: every modulus |B_n| is at most
-    `b_clip`. Compare kernels, never the vectors P and B of two implementations.
+    **About `b_clip`.** The official S4 code clamps Im(V* B) to [-2, 2] without saying so. At N = 64 this
+    changes 11 of the 32 entries of legs and ‖B‖ falls from 64 to 12; which entries are hit depends on the phases that
+    the eigenvector routine happened to choose. So the S4-LegS of that code is not the HiPPO system of the paper, and
+    ports differ from it. Here nothing is clipped unless it is asked for, and then by a rule free of phases: no |B_n|
+    is above `b_clip`. (At N = 64, b_clip=2 cuts the same 11 entries to the same ‖B‖, since the largest entries happen
+    to be nearly imaginary there.) Compare kernels, never the vectors P and B of two implementations.
 
     Args:
         measure: "legs", "legt" (halved, see `hippo`), "lagt" or "fourier" ("fout").
@@ -85,11 +84,11 @@ def nplr(measure: str, d_state: int, *, b_clip: float | None = None) -> NPLR:
         frequency[0] = 0.0
         V[:, 0] = 0.0
         V[0, 0], V[1, 0] = 0.5**0.5, 1j * 0.5**0.5
-    V = _fix_phase(V, B)
-    B_modes = V.mH @ B.to(V.dtype)
-    if b_clip is not None:
-        B_modes = B_modes * (b_clip / B_modes.abs().clamp(min=b_clip))
-    return NPLR(torch.complex(torch.full_like(frequency, real_part), frequency), P.to(V.dtype) @ V.conj(), B_modes, V)
+    projection = V.mH @ B.to(V.dtype)
+    V = V * torch.sgn(projection)
+    modulus = projection.abs() if b_clip is None else projection.abs().clamp(max=b_clip)
+    A_modes = torch.complex(torch.full_like(frequency, real_part), frequency)
+    return NPLR(A_modes, P.to(V.dtype) @ V.conj(), modulus.to(V.dtype), V)
 
 
 def _low_rank(measure: str, d_state: int) -> Tensor:
@@ -103,13 +102,3 @@ def _low_rank(measure: str, d_state: int) -> Tensor:
     if measure == "lagt":
         return torch.full_like(n, 0.5).sqrt()[None]
     return hippo(measure, d_state).B[None]
-
-
-def _fix_phase(V: Tensor, B: Tensor) -> Tensor:
-    """Turn every column of `V` by the written rule of `nplr`."""
-    modulus = V.abs()
-    first = (modulus >= (1 - _TINY) * modulus.amax(0)).int().argmax(0)
-    largest = V.gather(0, first[None])[0].conj()
-    projection = V.mH @ B.to(V.dtype)
-    target = torch.where(projection.abs() > _TINY * torch.linalg.vector_norm(B), projection, largest)
-    return V * (target / target.abs())

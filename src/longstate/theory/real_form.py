@@ -22,9 +22,9 @@ def real_form(A: Tensor, P: Tensor, B: Tensor, C: Tensor) -> RealForm:
         A_r = [[Re Λ, -Im Λ], [Im Λ, Re Λ]] - Σ_j p_j p_jᵀ,   p_j = [√2 Re P_j, √2 Im P_j]
         B_r = [√2 Re B, √2 Im B],   C_r = [√2 Re C, -√2 Im C],   C_r r = 2 Re(C x)
 
-    The change of basis is unitary on the full state: norms are kept, and A_r has a negative semidefinite symmetric part
-    whenever Re Λ <= 0. B and C are converted each by itself, so either may carry more leading axes than A (channels, for
-    example). Gradients flow through all four; the type of the result is the real type of the input.
+    The change of basis is unitary on the full state: norms are kept, and A_r has a negative semidefinite symmetric
+    part whenever Re Λ <= 0. B and C are converted each by itself, so either may carry more leading axes than A
+    (channels, for example). Gradients flow through all four; the type of the result is the real type of the input.
 
     Args:
         A: Diagonal Λ (..., N/2), complex.
@@ -46,11 +46,25 @@ def real_form(A: Tensor, P: Tensor, B: Tensor, C: Tensor) -> RealForm:
         True
     """
     p = real_vector(P)
-    return RealForm(rotations(A) - torch.einsum("r...i,r...j->...ij", p, p), real_vector(B), real_vector(C.conj()))
+    low_rank = torch.einsum("r...i,r...j->...ij", p, p)
+    return RealForm(rotations(A) - low_rank, real_vector(B), real_vector(C.conj_physical()))
 
 
 def real_vector(x: Tensor) -> Tensor:
-    """[√2 Re x, √2 Im x] (..., N) of a half-stored complex vector x (..., N/2)."""
+    """A half-stored complex vector in real orthonormal coordinates: [√2 Re x, √2 Im x].
+
+    States, B and P are converted so; C is a row vector and is conjugated first: `real_vector(C.conj())`.
+
+    Args:
+        x: Complex (..., N/2).
+
+    Returns:
+        Real (..., N), with the 2-norm of the full complex vector [x, conj x].
+
+    Example:
+        >>> real_vector(torch.tensor([1 + 2j]))
+        tensor([1.4142, 2.8284])
+    """
     return math.sqrt(2) * torch.cat([x.real, x.imag], dim=-1)
 
 

@@ -65,8 +65,8 @@ def restore_output(C: Tensor, A_bar: Tensor, length: int) -> Tensor:
     if bool((info != 0).any()):
         head = int(info.nonzero()[0])
         raise InputError(
-            f"`A_bar` of head {head} has an eigenvalue whose power {length} is 1, so I - A_bar^length cannot be inverted "
-            "and C is lost; give the damped matrix and the length with which C was truncated."
+            f"`A_bar` of head {head} has an eigenvalue whose power {length} is 1, but I - A_bar^length must be "
+            "invertible; give the damped matrix and the length with which C was truncated."
         )
     return result.permute(1, 0, 2).reshape(C.shape)
 

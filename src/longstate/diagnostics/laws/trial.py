@@ -68,7 +68,7 @@ class Trial(Generic[LayerType]):
         limit = self.tolerance if tolerance is None else tolerance
         if not difference <= limit:
             raise LawViolation(
-                f"{self.law}: {what} by {difference:.2g} of the largest value, but at most {limit:.0e} is allowed."
+                f"{self.law}: {what} by {difference:.2g} of the largest value, but at most {limit:g} is allowed."
             )
         self._worst = max(self._worst, difference)
 
@@ -78,20 +78,20 @@ class Trial(Generic[LayerType]):
 
     def refuse(self, what: str) -> LawViolation:
         """The violation for what cannot be measured as a difference."""
-        return LawViolation(f"{self.law}: {what}, a difference without measure where {self.tolerance:.0e} is allowed.")
+        return LawViolation(f"{self.law}: {what}, which the tolerance of {self.tolerance:g} does not cover.")
 
     def result(self) -> Measurement:
         """What was measured."""
         return Measurement(self.law, self._worst, self.tolerance)
 
 
-def carried_state(trial: Trial[CausalLayer[Any]], batch: int) -> Any:
+def carried_state(trial: Trial[Any], batch: int) -> Any:
     """A state that some past has led to, so that it is neither zero nor unreachable."""
     prefix = trial.draw(batch, 5)
     return trial.layer.forward_with_state(prefix, trial.layer.initial_state(batch))[1]
 
 
-def compare_states(trial: Trial[CausalLayer[Any]], what: str, states: Iterable[tuple[Any, Any]]) -> None:
+def compare_states(trial: Trial[Any], what: str, states: Iterable[tuple[Any, Any]]) -> None:
     """Raise unless each pair of states gives the same next outputs, and the same tensors where shapes are fixed."""
     layer = trial.layer
     fixed = [leaf.shape[1:] for leaf in _pytree.tree_leaves(layer.initial_state(1))]
@@ -153,7 +153,7 @@ def copied(layer: LayerType) -> LayerType:
     except RuntimeError as error:
         raise LawViolation(
             f"copies: `copy.deepcopy` of the layer fails ({first_line(error)}), "
-            "a difference without measure where 0 is allowed."
+            "which the tolerance of 0 does not cover."
         ) from error
 
 
