@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
+
 from longstate import theory
 from longstate.layers import S4, S4D
-from torch import Tensor
 
 FOLDER = Path(__file__).parent / "goldens"
 OPTIONS: dict[str, dict[str, Any]] = json.loads((FOLDER / "s4_official.json").read_text())

@@ -5,8 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import longstate
 import pytest
+
+import longstate
 
 PACKAGE = Path(longstate.__file__).parent
 

@@ -1,8 +1,9 @@
 """S4 and S4D against whole blocks of the official code, from its own state dicts."""
 
-import official
 import pytest
 import torch
+
+import official
 from longstate.layers import S4, S4D, Bidirectional, GatedOutput
 
 BLOCKS = {

@@ -1,6 +1,7 @@
 """Random stable systems of every kind."""
 
 import torch
+
 from longstate import ops
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from longstate import InputError, ops, theory
 
 MEASURES = ["legs", "legt", "fourier", "lagt"]

@@ -1,8 +1,9 @@
 """Kernels against the official code, and float32 against float64."""
 
-import official
 import pytest
 import torch
+
+import official
 from longstate import ops, theory
 
 CASES = [name for name in official.OPTIONS if name.startswith("kernel/") and "dss" not in name]

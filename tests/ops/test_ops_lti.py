@@ -4,10 +4,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from longstate import InputError, ops
-from longstate.ops.fft_conv import good_fft_size
 from systems import KINDS, random_system
 from torch import Tensor
+
+from longstate import InputError, ops
+from longstate.ops.fft_conv import good_fft_size
 
 kinds = st.sampled_from(KINDS)
 
@@ -130,8 +131,14 @@ def test_explain_names_the_backends() -> None:
         (lambda s, u: ops.lti_kernel(s, 8, backend="cuda"), "`backend` is 'cuda', but lti_kernel has auto, torch"),
         (lambda s, u: ops.lti_kernel(s._replace(D=s.D[:, :1]), 8), r"D \(2, 1\), but \(H, N\) or \(H, N, N\)"),
         (lambda s, u: ops.lti_conv(u[..., :2], s), r"`u` has shape \(2, 5, 2\), but \(batch, length, 3\) is needed"),
-        (lambda s, u: ops.lti_scan(u, s, torch.zeros(1, 3, 4, 2)), r"`state` has shape \(1, 3, 4, 2\), but \(2, 3, 4, 2\)"),
-        (lambda s, u: ops.lti_conv(u, s, lengths=torch.tensor([1, 6])), "between 0 and the sequence length 5; row 1 has 6"),
+        (
+            lambda s, u: ops.lti_scan(u, s, torch.zeros(1, 3, 4, 2)),
+            r"`state` has shape \(1, 3, 4, 2\), but \(2, 3, 4, 2\)",
+        ),
+        (
+            lambda s, u: ops.lti_conv(u, s, lengths=torch.tensor([1, 6])),
+            "between 0 and the sequence length 5; row 1 has 6",
+        ),
         (lambda s, u: ops.lti_conv(u, s, lengths=torch.ones(2)), "one integer for each of the 2 rows"),
         (lambda s, u: ops.lti_conv(u, s, starts=torch.ones(2, 5)), "mark the first element of each packed sequence"),
         (lambda s, u: ops.fft_conv(u, torch.ones(1, 2, 3)), r"with one H are needed; check which axis is H"),

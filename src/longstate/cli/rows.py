@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from longstate._checks import InputError
+from longstate.data.recording import channel_indices, default_channels
 
 LONGEST_LINE = 1 << 20
 
@@ -39,7 +40,7 @@ def raw_rows(blocks: Iterable[bytes], width: int) -> Iterator[np.ndarray]:
 
 
 def csv_rows(blocks: Iterable[bytes], width: int, channels: Sequence[str] | None) -> Iterator[np.ndarray]:
-    """Lines of `width` numbers separated by commas; a first line of names chooses columns by name.
+    """Lines of `width` numbers between commas, semicolons or tabs; a first line of names chooses columns by name.
 
     Args:
         blocks: Bytes in any cut; an empty block marks the end of the input.
@@ -52,22 +53,23 @@ def csv_rows(blocks: Iterable[bytes], width: int, channels: Sequence[str] | None
     Raises:
         InputError: At a line of another width, or a value that is not a finite number.
     """
-    number, order, seen = 0, None, False
+    number, delimiter, columns, count = 0, None, list(range(width)), width
     for line in _lines(blocks):
-        cells = [cell.strip() for cell in line.split(",")]
-        if not seen and not any(_is_number(cell) for cell in cells):
-            order, seen = _order([cell.strip("\"'") for cell in cells], width, channels), True
+        opening = delimiter is None
+        delimiter = delimiter or next((mark for mark in "\t;" if mark in line), ",")
+        cells = [cell.strip() for cell in line.split(delimiter)]
+        if opening and not any(_is_number(cell) for cell in cells):
+            header, count = tuple(cell.strip("\"'") for cell in cells), len(cells)
+            columns = channel_indices("standard input", header, count, channels or default_channels(width))
             continue
-        number, seen = number + 1, True
-        if order is not None and max(order) < len(cells):
-            cells = [cells[index] for index in order]
-        if len(cells) != width:
+        number += 1
+        if len(cells) != count:
             raise InputError(
-                f"standard input, row {number}: {len(cells)} values came, but the model takes {width} channels"
-                f"{_named(channels)}; send {width} values a line, separated by commas."
+                f"standard input, row {number}: {len(cells)} values came, but {count} are needed for the {width} "
+                f"channels of the model{_named(channels)}; send {count} values a line, separated by commas."
             )
-        row = np.array([_number(cell, number, column) for column, cell in enumerate(cells, 1)], np.float32)
-        _check_finite(row, number, cells)
+        row = np.array([_number(cells[column], number, column) for column in columns], np.float32)
+        _check_finite(row, number, [cells[column] for column in columns])
         yield row
 
 
@@ -101,7 +103,7 @@ def _number(cell: str, number: int, column: int) -> float:
         return float(cell)
     except ValueError:
         raise InputError(
-            f"standard input, row {number}: {cell[:40]!r} in column {column} is not a number; "
+            f"standard input, row {number}: {cell[:40]!r} in column {column + 1} is not a number; "
             "fill gaps before streaming, and give --raw for binary input."
         ) from None
 
@@ -110,27 +112,9 @@ def _check_finite(row: np.ndarray, number: int, cells: Sequence[str]) -> None:
     if not np.isfinite(row).all():
         column = int(np.flatnonzero(~np.isfinite(row))[0])
         raise InputError(
-            f"standard input, row {number}: {cells[column]} in column {column + 1} is not a finite float32 number; "
+            f"standard input, row {number}: {cells[column]} in channel {column + 1} is not a finite float32 number; "
             "fill gaps before streaming, for a state never forgets a NaN."
         )
-
-
-def _order(header: Sequence[str], width: int, channels: Sequence[str] | None) -> list[int]:
-    """Which column holds each channel of the model."""
-    if channels is not None:
-        missing = [name for name in channels if name not in header]
-        if missing:
-            raise InputError(
-                f"standard input, header: column {missing[0]!r} is missing among {', '.join(header)[:200]}, but the "
-                f"model takes {', '.join(channels)}; name the columns so, or send no header."
-            )
-        return [header.index(name) for name in channels]
-    if len(header) != width:
-        raise InputError(
-            f"standard input, header: {len(header)} columns came, but the model takes {width} channels; "
-            f"send {width} values a line."
-        )
-    return list(range(width))
 
 
 def _named(channels: Sequence[str] | None) -> str:

@@ -1,18 +1,17 @@
 """`longstate stream`: rows in, one line of probabilities out for each, for ever."""
 
-import select
-import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from os import close, pipe, read, set_blocking
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from types import TracebackType
 
-from longstate._checks import InputError
+import numpy as np
+import torch
+
+from longstate import models
+from longstate.cli.answers import answer, names
+from longstate.cli.pipe import Stop, blocks
 from longstate.cli.rows import csv_rows, raw_rows
-from longstate.cli.running import StreamingModel, answers, names
-
-BLOCK = 65536
+from longstate.inference import Session
 
 
 def run_stream(folder: Path, *, raw: bool, every: int, state: Path | None) -> None:
@@ -22,22 +21,54 @@ def run_stream(folder: Path, *, raw: bool, every: int, state: Path | None) -> No
         folder: The saved model.
         raw: Little-endian float32 records instead of lines of CSV.
         every: Print after every so many rows.
-        state: Restored at the start if it exists; written at the end, on SIGINT, on SIGTERM, and after a bad row.
+        state: Restored at the start if it exists; written at the end, at SIGINT and SIGTERM, and before an error of
+            the input leaves the command.
 
     Raises:
         InputError: If the model, the state or a row cannot be used.
-        SystemExit: 128 + the signal's number after a signal.
+        SystemExit: 128 + the number of the signal that ended it.
     """
-    from longstate import models
-    from longstate.cli.running import open_session, streaming
-
-    model = streaming(models.load(folder), str(folder))
-    session = open_session(model, state)
+    torch.set_num_threads(1)  # one row is too little work to share
+    model = models.load(folder)
+    session = Session(model)
+    if state is not None and state.exists():
+        session.restore(state)
+    config = model.config
     with Stop() as stop:
+        arriving = blocks(sys.stdin.fileno(), stop)
+        rows = raw_rows(arriving, config.d_input) if raw else csv_rows(arriving, config.d_input, config.channels)
         try:
-            run(model, session.push, blocks(sys.stdin.fileno(), stop), sys.stdout.write, sys.stdout.flush, raw, every)
+            stream_rows(session, config, rows, every=every, write=_write_line)
         finally:
             if state is not None:
                 session.save(state)
     if stop.signal:
         raise SystemExit(128 + stop.signal)
+
+
+def stream_rows(
+    session: Session, config: models.ModelConfig, rows: Iterable[np.ndarray], *, every: int, write: Callable[[str], None]
+) -> None:
+    """Push rows and write what the model says of each, after a line that names the columns.
+
+    Args:
+        session: A running model of batch size 1.
+        config: Its model's configuration.
+        rows: Arrays (channels,).
+        every: Write after every so many rows.
+        write: Takes one line, without its end.
+    """
+    write(",".join(_quoted(name) for name in names(config)))
+    for number, row in enumerate(rows, start=1):
+        output = session.push(torch.from_numpy(row)[None])
+        if number % every == 0:
+            write(",".join(f"{value:.7g}" for value in answer(config, output)[0].tolist()))
+
+
+def _write_line(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"' if set(name) & set(',"\n') else name

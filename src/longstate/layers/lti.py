@@ -40,7 +40,7 @@ class LTILayer(CausalLayer[LTIState]):
         check_positive(d_model=d_model, d_state=d_state, channels=channels)
         if output == "none" and channels != 1:
             raise InputError(
-                f"`channels` is {channels} with output='none', but only 1 keeps the width; use output='glu' or 'linear'."
+                f"`channels` is {channels} with output='none', but only 1 keeps the width; use output='glu'."
             )
         self.d_model = d_model
         self.d_state = d_state

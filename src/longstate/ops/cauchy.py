@@ -46,7 +46,9 @@ def cauchy_reference(v: Tensor, z: Tensor, w: Tensor) -> Tensor:
     return r
 
 
-def cauchy_kernel(A: Tensor, P: Tensor, B: Tensor, C: Tensor, dt: Tensor, length: int, *, backend: str = "auto") -> Tensor:
+def cauchy_kernel(
+    A: Tensor, P: Tensor, B: Tensor, C: Tensor, dt: Tensor, length: int, *, backend: str = "auto"
+) -> Tensor:
     """Kernel of a diagonal-plus-low-rank system by the published algorithm, for comparison and for old checkpoints.
 
         C~ = C (I - Abar^L),     z = 2 (1 - omega) / (1 + omega),     omega_k = exp(-2 pi i k / L)

@@ -64,7 +64,7 @@ def good_fft_size(n: int) -> int:
 
 
 def convolve(u: Tensor, K: Tensor) -> Tensor:
-    """`fft_conv` in the layout of the FFT: u (batch, H, length), K (channels, H, taps) -> (batch, channels, H, length)."""
+    """`fft_conv` in the FFT's layout: u (batch, H, length), K (channels, H, taps) -> (batch, channels, H, length)."""
     length = u.shape[-1]
     n = good_fft_size(length + min(K.shape[-1], length) - 1)
     U = torch.fft.rfft(u, n=n).unsqueeze(1)

@@ -10,9 +10,7 @@ from longstate.ops import _dispatch
 from longstate.ops.lti_system import LTISystem, as_real, check_system, columns, powers, rows, working_dtype
 
 
-def lti_kernel(
-    system: LTISystem, length: int, *, dtype: torch.dtype = torch.float32, backend: str = "auto"
-) -> Tensor:
+def lti_kernel(system: LTISystem, length: int, *, dtype: torch.dtype = torch.float32, backend: str = "auto") -> Tensor:
     """Impulse response of a discrete system, without its skip D.
 
         K_l = Re(C A^l B),   l = 0 .. length-1
@@ -73,9 +71,7 @@ def _lti_kernel_torch(system: LTISystem, length: int, dtype: torch.dtype) -> Ten
     return kernel_product(system, squares, system.B, M, T, dtype)[..., :length]
 
 
-def kernel_product(
-    system: LTISystem, squares: list[Tensor], x: Tensor, M: int, T: int, dtype: torch.dtype
-) -> Tensor:
+def kernel_product(system: LTISystem, squares: list[Tensor], x: Tensor, M: int, T: int, dtype: torch.dtype) -> Tensor:
     """`Re(C A^l x)` for l = 0 .. M T - 1 and vectors x (H, N) or (batch, H, N): (..., channels, H, M T)."""
     # Dense columns are cast first: only the squarings need float64, and the products are the cost.
     factor_dtype = working_dtype(system.B, dtype) if system.is_dense else system.B.dtype

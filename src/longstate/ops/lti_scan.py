@@ -198,9 +198,7 @@ def _driven_state(u: Tensor, system: LTISystem, squares: list[Tensor], M: int, T
     return inside.squeeze(-2)
 
 
-def _check(
-    u: Tensor, system: LTISystem, state: Tensor | None, lengths: Tensor | None, starts: Tensor | None
-) -> None:
+def _check(u: Tensor, system: LTISystem, state: Tensor | None, lengths: Tensor | None, starts: Tensor | None) -> None:
     check_system(system)
     if u.dim() != 3 or u.shape[-1] != system.B.shape[0]:
         raise InputError(

@@ -52,7 +52,8 @@ def lti_step(u_t: Tensor, state: Tensor, constants: StepConstants, *, backend: s
         >>> from longstate import ops
         >>> one = torch.ones(1, 1, dtype=torch.float64)
         >>> system = ops.LTISystem(A=0.5 * one, B=one, C=one[None], D=0 * one)
-        >>> y, state = ops.lti_step(torch.ones(1, 1), torch.full((1, 1, 1), 4.0), ops.lti_constants(system, torch.float32))
+        >>> constants = ops.lti_constants(system, torch.float32)
+        >>> y, state = ops.lti_step(torch.ones(1, 1), torch.full((1, 1, 1), 4.0), constants)
         >>> y.item(), state.item()
         (3.0, 3.0)
     """

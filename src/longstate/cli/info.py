@@ -1,0 +1,130 @@
+"""`longstate info`: what is installed, what the machine has, and what a model is."""
+
+import os
+import platform
+import re
+from importlib import metadata
+from pathlib import Path
+
+from longstate.cli.console import print_facts, print_json, print_table
+
+
+def run_info(folder: Path | None, *, as_json: bool) -> None:
+    """Print facts about this installation, or about a model.
+
+    Args:
+        folder: A saved model; the installation if None.
+        as_json: As JSON.
+    """
+    if folder is not None:
+        facts = model_facts(folder)
+        print_json(facts) if as_json else print_facts(str(folder), _readable(facts))
+        return
+    machine, found = machine_facts(), extras()
+    if as_json:
+        print_json({**machine, "extras": found})
+        return
+    print_facts("longstate", _readable(machine))
+    print_table("Extras", ("extra", "brings", "state"), [(name, *_extra_row(name, parts)) for name, parts in found.items()])
+
+
+def machine_facts() -> dict[str, object]:
+    """Versions, threads, memory and devices."""
+    import torch
+
+    import longstate
+
+    return {
+        "longstate": longstate.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": metadata.version("numpy"),
+        "system": f"{platform.system()} {platform.machine()}",
+        "threads": torch.get_num_threads(),
+        "memory_bytes": memory_bytes(),
+        "devices": ["cpu"]
+        + [f"cuda:{index} {torch.cuda.get_device_name(index)}" for index in range(torch.cuda.device_count())]
+        + (["mps"] if torch.backends.mps.is_available() else []),
+    }
+
+
+def memory_bytes() -> int | None:
+    """Memory of the machine; None where the system does not say."""
+    if "SC_PHYS_PAGES" not in os.sysconf_names:
+        return None
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def extras() -> dict[str, dict[str, str | None]]:
+    """For each extra the packages it brings, with their versions (None: not installed)."""
+    found: dict[str, dict[str, str | None]] = {}
+    for line in metadata.requires("longstate") or ():
+        extra = re.search(r"extra\s*==\s*['\"](\w+)['\"]", line)
+        package = re.match(r"[\w.-]+", line)
+        if extra and package and package[0] != "longstate" and extra[1] != "test":
+            found.setdefault(extra[1], {})[package[0]] = _version(package[0])
+    return found
+
+
+def model_facts(folder: Path) -> dict[str, object]:
+    """Kind, size, layers, classes, state and the facts of training of a saved model."""
+    from longstate import models
+    from longstate.cli.answers import names
+
+    model = models.load(folder)
+    config = model.config
+    layer = config.backbone.layer
+    facts: dict[str, object] = {
+        "kind": config.kind,
+        "outputs": list(names(config)),
+        "channels": list(config.channels) if config.channels else config.d_input,
+        "sampling_rate": config.sampling_rate,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "layers": f"{config.backbone.n_layers} x {layer.kind}, d_model {config.backbone.d_model}, d_state {layer.d_state}",
+        "state_bytes": state_bytes(model),
+        "file_bytes": sum(path.stat().st_size for path in folder.iterdir() if path.is_file()),
+        "normalised": config.statistics is not None,
+    }
+    return facts
+
+
+def state_bytes(model: object) -> int | None:
+    """Bytes of the state of one row, all that streaming keeps; None for a model that cannot stream."""
+    from torch.utils import _pytree
+
+    from longstate.layers import CausalLayer
+
+    raise SystemExit
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _extra_row(name: str, parts: dict[str, str | None]) -> tuple[str, str]:
+    brings = ", ".join(f"{package} {version or 'missing'}" for package, version in parts.items())
+    return brings, "installed" if all(parts.values()) else f"pip install 'longstate[{name}]'"
+
+
+def _readable(facts: dict[str, object]) -> dict[str, object]:
+    return {
+        name.removesuffix("_bytes").replace("_", " "): _size(value) if name.endswith("_bytes") else _listed(value)
+        for name, value in facts.items()
+        if value is not None
+    }
+
+
+def _listed(value: object) -> object:
+    return ", ".join(str(entry) for entry in value) if isinstance(value, list) else value
+
+
+def _size(value: object) -> str:
+    if not isinstance(value, int):
+        return "unknown"
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if value >= size:
+            return f"{value / size:.1f} {unit}"
+    return f"{value} bytes"
