@@ -26,6 +26,7 @@ _NAMES = {
     "check_layer": "diagnostics",
     "load": "models",
     "save": "models",
+    "set_up_allocator": "ops",
 }
 
 __all__ = ["__version__", *_NAMES, *_ROOMS]

@@ -22,5 +22,6 @@ from longstate.models import SequenceRegressor as SequenceRegressor
 from longstate.models import SequenceTagger as SequenceTagger
 from longstate.models import load as load
 from longstate.models import save as save
+from longstate.ops import set_up_allocator as set_up_allocator
 
 __version__: str

@@ -4,9 +4,9 @@ import math
 from typing import Any, NamedTuple
 
 import torch
-from laws.toys import AverageState, Decider, MovingAverage, Whitened
 from torch import Tensor
 
+from laws.toys import AverageState, Decider, MovingAverage, Whitened
 from longstate._checks import valid_steps, zero_padding
 
 

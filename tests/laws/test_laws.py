@@ -1,18 +1,20 @@
 """Every law passes on what obeys it and catches the layer that breaks it."""
 
 import copy
+import math
 import re
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from laws import broken, toys
-from torch import nn
 
+import catalogue
+from laws import broken, toys
 from longstate._checks import InputError
 from longstate.diagnostics import laws as checks
 
+SHORT = 13
 BROKEN = [
     (broken.StepForgetsTail, checks.check_parallel_equals_stepped, "parallel = stepped: .* differ"),
     (broken.StateBeforeLast, checks.check_parallel_equals_stepped, "outputs that follow the states after 24 elements"),
@@ -80,3 +82,104 @@ def test_law_catches_the_layer_that_breaks_it(cls, check, text):
     sentence = str(caught.value)
     assert "\n" not in sentence
     assert re.search(r"(at most \S+ is allowed|the tolerance of \S+ does not cover)\.$", sentence)
+
+
+@pytest.mark.parametrize("entry", catalogue.ALL, ids=str)
+def test_catalogue_obeys_the_laws(entry):
+    report = checks.check_layer(entry.build(), make_input=entry.make_input, length=SHORT, programs=False)
+    assert all(found.difference <= found.tolerance for found in report)
+
+
+@pytest.mark.parametrize("entry", [entry for entry in catalogue.ALL if entry.programs], ids=str)
+def test_catalogue_becomes_programs(entry):
+    layer = entry.build()
+    checks.check_export(layer, make_input=entry.make_input)
+    checks.check_compile(layer, make_input=entry.make_input)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("entry", [entry for entry in catalogue.ALL if entry.programs], ids=str)
+def test_catalogue_compiles_with_inductor(entry):
+    checks.check_compile(entry.build(), make_input=entry.make_input, backend="inductor")
+
+
+@pytest.mark.parametrize("entry", catalogue.CAUSAL_LAYERS[:2], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_views_agree_on_longer_sequences(entry, dtype):
+    layer = entry.build().to(dtype)
+    checks.check_parallel_equals_stepped(layer, length=257)
+    checks.check_whole_equals_chunked(layer, length=257, chunks=[[1, 256], [128, 129], [100, 3, 154], [256, 1]])
+
+
+@given(
+    chunks=st.lists(st.integers(1, 12), min_size=1, max_size=6),
+    entry=st.sampled_from(catalogue.CAUSAL_LAYERS),
+)
+def test_any_cut(chunks, entry):
+    layer = entry.build().double()
+    checks.check_whole_equals_chunked(layer, make_input=entry.make_input, length=sum(chunks), chunks=[chunks])
+
+
+@given(data=st.data(), length=st.integers(1, 20), entry=st.sampled_from(catalogue.ALL))
+def test_any_padding_and_packing(data, length, entry):
+    batch = data.draw(st.integers(1, 4))
+    lengths = data.draw(st.lists(st.integers(0, length), min_size=batch, max_size=batch))
+    marks = data.draw(
+        st.lists(st.lists(st.booleans(), min_size=length, max_size=length), min_size=batch, max_size=batch)
+    )
+    layer = entry.build().double()
+    checks.check_padded_rows(layer, make_input=entry.make_input, length=length, lengths=lengths)
+    starts = torch.tensor(marks)
+    checks.check_packed_rows(layer, make_input=entry.make_input, length=length, starts=starts, lengths=lengths)
+
+
+@pytest.mark.parametrize(
+    "toy", [toys.MovingAverage(3), toys.Decider(3, 2), toys.Whitened(3)], ids=lambda t: type(t).__name__
+)
+def test_check_layer_reports_and_leaves_the_layer_alone(toy):
+    toy.requires_grad_(False)
+    toy.requires_grad_(True)
+    before, generator = copy.deepcopy(toy), torch.get_rng_state()
+    toy.train()
+    report = checks.check_layer(toy, length=SHORT)
+    assert toy.training
+    assert all(module.training for module in toy.modules())
+    assert torch.equal(generator, torch.get_rng_state())
+    assert all(torch.equal(a, b) for a, b in zip(toy.parameters(), before.parameters(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(toy.buffers(), before.buffers(), strict=True))
+    assert all(p.grad is None for p in toy.parameters())
+    laws_found = {found.law for found in report}
+    everywhere = {"padded rows = rows alone", "rows do not interact", "purity", "gradients", "copies", "torch.export"}
+    causal = {"parallel = stepped", "whole = chunked", "packed rows = sequences alone", "causality", "rate=2.0"}
+    assert everywhere <= laws_found
+    assert causal <= laws_found or isinstance(toy, toys.Whitened)
+    assert ("forward = last running decision" in laws_found) == isinstance(toy, toys.Decider)
+    assert {found.tolerance for found in report if found.law == "rows do not interact"} == {2e-5, 1e-10}
+
+
+def test_check_layer_measures_float64_layers_once():
+    report = checks.check_layer(toys.MovingAverage(3).double(), length=SHORT, programs=False)
+    assert [found.tolerance for found in report if found.law == "parallel = stepped"] == [1e-10]
+
+
+def test_check_layer_refuses_half_precision():
+    with pytest.raises(InputError, match=r"parameters are torch.bfloat16, but .* call `layer.float\(\)` first"):
+        checks.check_padded_rows(toys.MovingAverage(3).bfloat16())
+
+
+def test_check_layer_raises_what_its_laws_raise():
+    with pytest.raises(checks.LawViolation, match="packed rows = sequences alone"):
+        checks.check_layer(broken.IgnoresStarts(3), length=SHORT, programs=False)
+    with pytest.raises(checks.LawViolation, match="purity"):
+        checks.check_layer(broken.Caches(3), length=SHORT, programs=False)
+
+
+def test_relative_difference():
+    one = torch.ones(3)
+    assert checks.relative_difference([(one, one)]) == 0.0
+    assert checks.relative_difference([(one, one), (torch.zeros(2), torch.full((2,), 4.0))]) == 1.0
+    assert checks.relative_difference([(1e-3 * one, torch.zeros(3))]) == pytest.approx(1e-3)
+    assert checks.relative_difference([(one, torch.ones(4))]) == float("inf")
+    assert math.isnan(checks.relative_difference([(one * float("nan"), one)]))
+    assert math.isnan(checks.relative_difference([(one, one * float("nan"))]))
+    assert math.isnan(checks.relative_difference([(one * float("inf"), one * float("inf"))]))

@@ -110,6 +110,16 @@ def test_singular_matrix(rule: str) -> None:
         assert_close(ours, theirs, rtol=0, atol=1e-14)
 
 
+@pytest.mark.parametrize("rule", ["zoh", "dirac"])
+def test_exponential_of_one_small_matrix(rule: str) -> None:
+    """The norms at which torch.linalg.matrix_exp, given one matrix, is wrong (pytorch issue 196592)."""
+    A, B = hippo("legs", 8)
+    for dt in torch.logspace(-5, 0, 26, dtype=torch.float64).tolist():
+        for shape in ((8, 8), (1, 8, 8)):
+            ours, _ = discretize_dense(A.reshape(shape), B, dt, rule)
+            assert_close(ours.reshape(8, 8), torch.from_numpy(linalg.expm(dt * A.numpy())), rtol=0, atol=1e-13)
+
+
 @given(seed=st.integers(0, 99), half=st.integers(1, 4), dt=st.floats(1e-4, 2.0), rule=st.sampled_from(RULES))
 @settings(max_examples=60, deadline=None)
 def test_diagonal_equals_scipy(seed: int, half: int, dt: float, rule: str) -> None:
@@ -192,12 +202,12 @@ def test_hippo_contracts(measure: str, rule: str) -> None:
     dt = torch.tensor([1e-4, 1e-3, 1e-2, 0.1, 0.5], dtype=torch.float64)
     A, B = hippo(measure, 64)
     norms = torch.linalg.matrix_norm(discretize_dense(A, B, dt, rule)[0], 2)
-    assert (norms <= 1 + 1e-13).all()
+    assert (norms <= 1 + 1e-12).all()
     A_modes, P, B_modes, _ = nplr(measure, 64)
     of_modes = torch.linalg.matrix_norm(
         discretize_dplr(A_modes.expand(5, -1), P[:, None].expand(-1, 5, -1), B_modes.expand(5, -1), dt, rule)[0], 2
     )
-    assert (of_modes <= 1 + 1e-13).all()
+    assert (of_modes <= 1 + 1e-12).all()
     assert_close(of_modes, norms, rtol=0, atol=1e-11)
 
 

@@ -58,8 +58,9 @@ def test_lagt_impulse_response() -> None:
 
 @pytest.mark.parametrize("measure", ["legt", "fourier"])
 def test_window_has_length_two(measure: str) -> None:
-    inside, outside = impulse_response(measure, 64, torch.tensor([1.7, 2.3], dtype=torch.float64)).norm(dim=-1)
-    assert outside < 0.2 * inside
+    middle, inside, outside = impulse_response(measure, 64, torch.tensor([1.0, 1.9, 2.1]).double()).norm(dim=-1)
+    assert inside > 0.9 * middle
+    assert outside < 0.3 * inside
 
 
 @pytest.mark.parametrize(("d_state", "error"), [(8, 2e-2), (16, 1e-2), (32, 2e-3)])
@@ -76,9 +77,9 @@ def test_legt_reconstructs_its_window(d_state: int, error: float) -> None:
     assert np.abs(values - expected).max() < error
 
 
-@pytest.mark.parametrize(("d_state", "error"), [(4, 2e-1), (8, 1e-2), (16, 2e-3)])
+@pytest.mark.parametrize(("d_state", "error"), [(4, 5e-1), (8, 1e-2), (16, 2e-3)])
 def test_legs_reconstructs_all_of_the_past(d_state: int, error: float) -> None:
-    steps = 2000
+    steps = 4000
     time = torch.arange(1, steps, dtype=torch.float64)
     A, B = hippo("legs", d_state)
     # In log time the memory of all of the past is time invariant: x' = (A x + B u) / t.

@@ -7,8 +7,9 @@ from typing import NamedTuple
 import numpy as np
 
 from longstate._checks import InputError
+from longstate.data.arrays import from_arrays
 from longstate.data.recording_file import SUFFIXES, read_recording
-from longstate.data.recordings import Recordings, from_arrays
+from longstate.data.recordings import Recordings
 
 
 class Files(NamedTuple):
@@ -20,7 +21,7 @@ class Files(NamedTuple):
 
 
 def read_files(paths: Sequence[Path], *, channels: Sequence[str] | None = None) -> Files:
-    """Read recordings, and hold each against the first; channels with the same names may stand in another order."""
+    """Read recordings and hold each against the first; named channels may stand in another order there."""
     first = read_recording(paths[0], channels=channels)
     rows = [first.x]
     for path in paths[1:]:
@@ -32,18 +33,18 @@ def read_files(paths: Sequence[Path], *, channels: Sequence[str] | None = None) 
             )
         if sampling_rate != first.sampling_rate:
             raise InputError(
-                f"{path} has the sampling rate {sampling_rate} Hz, but {paths[0]} has {first.sampling_rate} Hz, and all "
-                "recordings need the same; resample one of them."
+                f"{path} has the sampling rate {sampling_rate} Hz, but {paths[0]} has {first.sampling_rate} Hz, and "
+                "all recordings need the same; resample one of them."
             )
         if names and first.channels and names != first.channels:
             if sorted(names) != sorted(first.channels):
                 raise InputError(
-                    f"{path} has the channels {', '.join(names)}, but {paths[0]} has {', '.join(first.channels)}, and all "
-                    "recordings need the same; rename the columns, or choose the channels that both have."
+                    f"{path} has the channels {', '.join(names)}, but {paths[0]} has {', '.join(first.channels)}, and "
+                    "all recordings need the same; rename the columns, or choose the channels that both have."
                 )
             x = np.ascontiguousarray(x[:, [names.index(name) for name in first.channels]])
         rows.append(x)
-    return Files(tuple(rows), first.channels, first.sampling_rate)
+    return Files(tuple(rows), first.channels if channels is None else tuple(channels), first.sampling_rate)
 
 
 def read_folder(folder: Path, *, channels: Sequence[str] | None = None) -> Recordings:

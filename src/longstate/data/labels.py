@@ -39,5 +39,7 @@ def parse_target(text: str, where: str, column: str) -> float:
 def check_class_name(text: str, where: str) -> str:
     """`text`, unless it is blank."""
     if not text.strip():
-        raise InputError(f"{where} has an empty label, but a class name is needed; write the class, or leave the row out.")
+        raise InputError(
+            f"{where} has an empty label, but a class name is needed; write the class, or leave the row out."
+        )
     return text.strip()

@@ -60,6 +60,6 @@ def _pyarrow() -> tuple[ModuleType, ModuleType]:
 
 def _unusable(path: Path) -> InputError:
     return InputError(
-        f"{path} cannot be read as Parquet, but a whole Parquet file is needed; it may be cut off or of another kind, so "
-        "copy or save it again."
+        f"{path} cannot be read as Parquet, but a whole Parquet file is needed; it may be cut off or of another kind, "
+        "so copy or save it again."
     )

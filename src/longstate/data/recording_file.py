@@ -16,7 +16,7 @@ SUFFIXES = (*WITH_COLUMNS, *WITHOUT_NAMES)
 
 
 def read_recording(path: str | Path, *, channels: Sequence[str] | None = None) -> Recording:
-    """Read one recording.
+    r"""Read one recording.
 
     Args:
         path: A CSV file (comma, semicolon or tab; with or without a header), or a Parquet, NPY, NPZ or WAV file. One
@@ -35,7 +35,7 @@ def read_recording(path: str | Path, *, channels: Sequence[str] | None = None) -
         >>> from pathlib import Path
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = Path(folder) / "walk.csv"
-        ...     _ = path.write_text("ax,ay\\n0.5,1\\n0.25,2\\n")
+        ...     _ = path.write_text("ax,ay\n0.5,1\n0.25,2\n")
         ...     x, channels, sampling_rate = read_recording(path)
         >>> x.tolist(), channels, sampling_rate
         ([[0.5, 1.0], [0.25, 2.0]], ('ax', 'ay'), None)

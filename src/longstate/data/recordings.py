@@ -8,8 +8,8 @@ from typing import Literal
 import numpy as np
 
 from longstate._checks import InputError, check_choice
-from longstate.data.labels import UNKNOWN, check_class_name, class_order, encode
-from longstate.data.recording import checked_values, default_channels
+from longstate.data.labels import UNKNOWN, class_order
+from longstate.data.recording import channel_indices, checked_values, default_channels
 
 Task = Literal["classification", "tagging", "regression", "prediction"]
 TASKS: tuple[Task, ...] = ("classification", "tagging", "regression", "prediction")
@@ -122,6 +122,20 @@ class Recordings:
         y = tuple(table[label] for label in self.y) if isinstance(self.y, tuple) else table[self.y]
         return dataclasses.replace(self, y=y, classes=tuple(classes))
 
+    def with_channels(self, channels: Sequence[str]) -> "Recordings":
+        """The same recordings with these channels only, in this order: by name, or by position if they have no names.
+
+        Raises:
+            InputError: If a channel is not there.
+        """
+        channels = tuple(channels)
+        if channels == self.channels:
+            return self
+        count = len(self.channels)
+        names = None if self.channels == default_channels(count) else self.channels
+        columns = channel_indices("the source", names, count, channels)
+        return dataclasses.replace(self, x=tuple(row[:, columns] for row in self.x), channels=channels)
+
     def without_labels(self) -> "Recordings":
         """The same recordings for prediction: every class unknown."""
         return dataclasses.replace(self, y=np.full(len(self), UNKNOWN, dtype=np.int64), classes=(), targets=())
@@ -130,80 +144,3 @@ class Recordings:
         if self.task == "regression":
             raise InputError("the labels are numbers, but classes are needed; read the source for classification.")
         return self.y if isinstance(self.y, tuple) else (self.y,)
-
-
-def from_arrays(
-    x: Sequence[np.ndarray],
-    labels: Sequence | np.ndarray | None = None,
-    *,
-    task: Task = "classification",
-    groups: Sequence[str] | None = None,
-    splits: Sequence[str | None] | None = None,
-    names: Sequence[str] | None = None,
-    channels: Sequence[str] | None = None,
-    sampling_rate: float | None = None,
-    targets: Sequence[str] = ("target",),
-) -> Recordings:
-    """Recordings from arrays that are in memory already.
-
-    Args:
-        x: One array (length, channels) or (length,) for each recording.
-        labels: A class name for each recording; for tagging a sequence of class names, one a step; for regression a
-            number, or one number a target. None if they are not known.
-        task: What the labels are: "classification", "tagging" or "regression"; "prediction" leaves them out.
-        groups: What each recording belongs to, so that a split can keep it together.
-        splits: "train", "validation", "test" or None for each recording.
-        names: What to call each recording in messages.
-        channels: The names of the channels; ``channel_0``, ... if None.
-        sampling_rate: Steps a second in Hz.
-        targets: The names of the targets of a regression.
-
-    Returns:
-        Recordings whose classes are the different labels, in the order of numbers or else of letters.
-
-    Raises:
-        InputError: If a recording is empty or not finite, has other channels than the rest, or has no label.
-
-    Example:
-        >>> import numpy as np
-        >>> recordings = from_arrays([np.zeros(3), np.ones(5)], ["rest", "move"])
-        >>> recordings
-        Recordings(2 recordings, 3 to 5 steps, 1 channels, 2 classes)
-        >>> recordings.classes, recordings.y.tolist()
-        (('move', 'rest'), [1, 0])
-    """
-    check_choice(task, TASKS, name="task")
-    names = tuple(names) if names is not None else tuple(f"recording {row}" for row in range(len(x)))
-    rows = tuple(checked_values(np.asarray(row), name) for row, name in zip(x, names, strict=True))
-    if not rows:
-        raise InputError("there are no recordings, but one at least is needed; check the source.")
-    classes, y = _encode_labels(labels, task, names)
-    return Recordings(
-        x=rows,
-        y=y,
-        classes=classes,
-        groups=None if groups is None else tuple(str(group) for group in groups),
-        splits=tuple(splits) if splits is not None else (None,) * len(rows),
-        names=names,
-        channels=default_channels(rows[0].shape[1]) if channels is None else tuple(channels),
-        sampling_rate=sampling_rate,
-        targets=tuple(targets) if task == "regression" and labels is not None else (),
-    )
-
-
-def _encode_labels(
-    labels: Sequence | np.ndarray | None, task: Task, names: tuple[str, ...]
-) -> tuple[tuple[str, ...], np.ndarray | tuple[np.ndarray, ...]]:
-    """The classes (none for regression), and the labels as numbers."""
-    if labels is None or task == "prediction":
-        return (), np.full(len(names), UNKNOWN, dtype=np.int64)
-    if task == "regression":
-        return (), np.asarray(labels, dtype=np.float32).reshape(len(names), -1)
-    if task == "tagging":
-        steps = [np.asarray(label).astype(str) for label in labels]
-        different = [np.unique(label, return_inverse=True) for label in steps]
-        classes = class_order([str(name) for unique, _ in different for name in unique])
-        return classes, tuple(encode(unique.tolist(), classes)[inverse] for unique, inverse in different)
-    texts = [check_class_name(str(label), name) for label, name in zip(labels, names, strict=True)]
-    classes = class_order(texts)
-    return classes, encode(texts, classes)

@@ -54,7 +54,9 @@ def parse_numbers(
     wanted = range(len(opening.fields)) if columns is None else columns
     everything = list(wanted) == list(range(len(opening.fields)))
     if not _has_rows(path, skip):
-        raise InputError(f"{path} has a header but no rows, but one row at least is needed; record again or leave it out.")
+        raise InputError(
+            f"{path} has a header but no rows, but one row at least is needed; record again or leave it out."
+        )
     try:
         values = np.loadtxt(
             path,
@@ -77,12 +79,12 @@ def parse_numbers(
 
 
 def is_number(text: str) -> bool:
-    """Whether `text` is a number, NaN and infinity included."""
+    """Whether `text` is a number, NaN and infinity included; Python's underscores within numbers are not allowed."""
     try:
         float(text)
     except ValueError:
         return False
-    return True
+    return "_" not in text
 
 
 def _channel_names(path: Path, opening: Opening) -> tuple[str, ...]:
@@ -90,8 +92,8 @@ def _channel_names(path: Path, opening: Opening) -> tuple[str, ...]:
     fields, where = opening.fields, f"{path}, line {opening.line}"
     if "" in fields and not any(map(is_number, fields)):
         raise InputError(
-            f"{where} has no name for column {fields.index('') + 1}, but every channel needs one; name it, or leave out "
-            "a column of row numbers (pandas: `to_csv(index=False)`)."
+            f"{where} has no name for column {fields.index('') + 1}, but every channel needs one; name it, or leave "
+            "out a column of row numbers (pandas: `to_csv(index=False)`)."
         )
     if any(map(is_number, fields)):
         word = next(field for field in fields if not is_number(field))

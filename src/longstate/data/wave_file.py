@@ -15,24 +15,29 @@ def read_wave_recording(path: Path) -> Recording:
     """One recording from a WAV file, with its sampling rate.
 
     Whole numbers of 8, 16, 24 or 32 bits are scaled to [-1, 1); floating point numbers stay as they are. The
-    standard library's `wave` is not used: before Python 3.12 it refuses the header that most programs write for 24 bits.
+    standard library's `wave` is not used: before Python 3.12 it refuses the header that most programs write for 24-bit
+    samples.
     """
     data = path.read_bytes()
     if data[:4] != b"RIFF" or data[8:12] != b"WAVE":
         raise InputError(f"{path} does not begin as a WAV file does; convert it to a WAV file, or rename it.")
     chunks = _chunks(data, path)
     if b"fmt " not in chunks or b"data" not in chunks or len(chunks[b"fmt "]) < 16:
-        raise InputError(f"{path} has no format or no samples, but a WAV file needs both; it may be cut off: copy it again.")
+        raise InputError(
+            f"{path} has no format or no samples, but a WAV file needs both; it may be cut off: copy it again."
+        )
     code, channels, rate, _, block, bits = struct.unpack("<HHIIHH", chunks[b"fmt "][:16])
     if code == EXTENSIBLE and len(chunks[b"fmt "]) >= 26:
         code = struct.unpack("<H", chunks[b"fmt "][24:26])[0]
     if (code, bits) not in {(PCM, 8), (PCM, 16), (PCM, 24), (PCM, 32), (FLOAT, 32), (FLOAT, 64)} or channels < 1:
         raise InputError(
-            f"{path} holds samples of {bits} bits in format {code}, but PCM of 8, 16, 24 or 32 bits or floating point is "
-            "needed; convert it to 16-bit PCM."
+            f"{path} holds samples of {bits} bits in format {code}, but PCM of 8, 16, 24 or 32 bits or floating point "
+            "is needed; convert it to 16-bit PCM."
         )
     if len(chunks[b"data"]) % block or block != channels * bits // 8:
-        raise InputError(f"{path} ends within a sample, but whole samples are needed; it may be cut off: copy it again.")
+        raise InputError(
+            f"{path} ends within a sample, but whole samples are needed; it may be cut off: copy it again."
+        )
     samples = _samples(chunks[b"data"], code, bits)
     return Recording(checked_values(samples.reshape(-1, channels), path), sampling_rate=float(rate))
 

@@ -1,6 +1,7 @@
 """The sequence operators: each one file, with its equation, a reference and its fast paths."""
 
 from longstate.ops._dispatch import explain as explain
+from longstate.ops.allocator import set_up_allocator as set_up_allocator
 from longstate.ops.cauchy import cauchy as cauchy
 from longstate.ops.cauchy import cauchy_kernel as cauchy_kernel
 from longstate.ops.fft_conv import fft_conv as fft_conv

@@ -65,10 +65,31 @@ def good_fft_size(n: int) -> int:
 
 def convolve(u: Tensor, K: Tensor) -> Tensor:
     """`fft_conv` in the FFT's layout: u (batch, H, length), K (channels, H, taps) -> (batch, channels, H, length)."""
-    length = u.shape[-1]
-    n = good_fft_size(length + min(K.shape[-1], length) - 1)
-    U = torch.fft.rfft(u, n=n).unsqueeze(1)
-    return torch.fft.irfft(U * torch.fft.rfft(K[..., :length], n=n), n=n)[..., :length]
+    return _Convolution.apply(u, K[..., : u.shape[-1]])
+
+
+class _Convolution(torch.autograd.Function):
+    """The convolution with a backward of real FFTs; autograd's own would run complex ones of twice the size."""
+
+    @staticmethod
+    def forward(ctx, u: Tensor, K: Tensor) -> Tensor:
+        n = good_fft_size(u.shape[-1] + K.shape[-1] - 1)
+        U, K_hat = torch.fft.rfft(u, n=n).unsqueeze(1), torch.fft.rfft(K, n=n)
+        ctx.save_for_backward(U, K_hat)
+        ctx.sizes = n, u.shape[-1], K.shape[-1]
+        return torch.fft.irfft(U * K_hat, n=n)[..., : u.shape[-1]]
+
+    @staticmethod
+    def backward(ctx, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        U, K_hat = ctx.saved_tensors
+        n, length, taps = ctx.sizes
+        G = torch.fft.rfft(grad_outputs[0], n=n)
+        grad_u = grad_K = None
+        if ctx.needs_input_grad[0]:
+            grad_u = torch.fft.irfft((G * K_hat.conj()).sum(1), n=n)[..., :length]
+        if ctx.needs_input_grad[1]:
+            grad_K = torch.fft.irfft((G * U.conj()).sum(0), n=n)[..., :taps]
+        return grad_u, grad_K
 
 
 def _fft_conv_torch(u: Tensor, K: Tensor) -> Tensor:

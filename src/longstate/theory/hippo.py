@@ -31,7 +31,7 @@ def hippo(measure: str, d_state: int) -> HippoSystem:
     legs (in its time-invariant form) and lagt forget exponentially; legt and fourier look back over a window.
     **legt is the halved form** of the S4 code, whose window has length 2: the HiPPO paper's own A and B are twice as
     large and remember a window of length 1. The window of fourier has length 2 too, so that a step dt = 2 / L fits
-    either of them to L samples.
+    either of them to L samples. State 1 of fourier, the sine of frequency 0, is never driven; its eigenvalue is 0.
 
     Args:
         measure: "legs", "legt", "lagt" or "fourier" ("fout" is the same).

@@ -15,6 +15,7 @@ from longstate.diagnostics.laws.rows import check_padded_rows as check_padded_ro
 from longstate.diagnostics.laws.rows import check_rows_do_not_interact as check_rows_do_not_interact
 from longstate.diagnostics.laws.trial import LawViolation as LawViolation
 from longstate.diagnostics.laws.trial import Measurement as Measurement
+from longstate.diagnostics.laws.trial import relative_difference as relative_difference
 from longstate.diagnostics.laws.views import check_parallel_equals_stepped as check_parallel_equals_stepped
 from longstate.diagnostics.laws.views import check_rate as check_rate
 from longstate.diagnostics.laws.views import check_running_decision as check_running_decision

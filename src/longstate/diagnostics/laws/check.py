@@ -94,9 +94,7 @@ def _about_numbers(layer: SequenceLayer, make_input: MakeInput | None, length: i
     return found
 
 
-def _takes(
-    layer: Any, x: Tensor, *, rate: float | None = None, starts: Tensor | None = None
-) -> bool:
+def _takes(layer: Any, x: Tensor, *, rate: float | None = None, starts: Tensor | None = None) -> bool:
     """False if the layer refuses an argument with its sentence."""
     try:
         with torch.no_grad():

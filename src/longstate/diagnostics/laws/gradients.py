@@ -225,7 +225,7 @@ def _check_derivatives(
         found.append(float((slope * direction).sum()))
         expected.append(float((8 * near - far) / (12 * STEP)))
         scales.append(max(float(slope.norm() * direction.norm()), abs(expected[-1])))
-    floor = 1e-5 * max(scales)
+    floor = 1e-3 * max(scales)
     for index, a, b, scale in zip(moving, found, expected, scales, strict=True):
         error = abs(a - b) / max(scale, floor, 1e-300)
         trial.allow(f"derivatives of {view} by `{names[index]}` and finite differences differ", error)

@@ -63,7 +63,9 @@ def check_purity(layer: SequenceLayer, *, make_input: MakeInput | None = None, l
             first = _clones(call(*arguments))
             if not _same_attributes(attributes, _attributes(layer)):
                 raise trial.refuse(f"{view} sets attributes of the layer")
-            trial.compare(f"{view} writes to the layer, which changes", list(zip(_tensors(layer), tensors, strict=True)))
+            trial.compare(
+                f"{view} writes to the layer, which changes", list(zip(_tensors(layer), tensors, strict=True))
+            )
             trial.compare(f"{view} writes to its arguments, which change", _pairs(_clones(arguments), given))
             trial.compare(f"{view} called twice differs", _pairs(_clones(call(*arguments)), first))
     return trial.result()

@@ -142,17 +142,19 @@ def check_rows_do_not_interact(
         if not isinstance(layer, CausalLayer):
             return trial.result()
         state = carried_state(trial, 4)
+        finals = []
         for row in range(4):
             beside = torch.full_like(x, FILLERS[0])
             beside[row] = x[row]
             expected, after = layer.forward_with_state(x[row : row + 1], select_row(state, row))
             found, found_after = layer.forward_with_state(beside, state)
             trial.compare(f"outputs of row {row} of a chunk differ", [(found[row : row + 1], expected)])
-            compare_states(trial, f"the states of row {row}", [(select_row(found_after, row), after)])
+            finals.append((select_row(found_after, row), after))
             expected, after = layer.step(x[row : row + 1, 0], select_row(state, row))
             found, found_after = layer.step(beside[:, 0], state)
             trial.compare(f"outputs of row {row} of a step differ", [(found[row : row + 1], expected)])
-            compare_states(trial, f"the states of row {row} after a step", [(select_row(found_after, row), after)])
+            finals.append((select_row(found_after, row), after))
+        compare_states(trial, "the states of rows in a batch and alone", finals)
     return trial.result()
 
 

@@ -99,6 +99,7 @@ def check_whole_equals_chunked(
         x = trial.draw(2, length)
         for start, origin in ((layer.initial_state(2), "initial"), (carried_state(trial, 2), "carried")):
             whole, last = layer.forward_with_state(x, start, rate=rate)
+            finals = []
             for sizes in chunks:
                 outputs, state = [], start
                 for chunk in x.split(list(sizes), dim=1):
@@ -106,7 +107,8 @@ def check_whole_equals_chunked(
                     outputs.append(y)
                 context = f"cut into {_written(sizes)} from the {origin} state"
                 trial.compare(f"outputs {context} differ from the whole", [(torch.cat(outputs, dim=1), whole)])
-                compare_states(trial, f"the states of the sequence {context} and the whole", [(state, last)])
+                finals.append((state, last))
+            compare_states(trial, f"the states of the chunks and of the whole from the {origin} state", finals)
     return trial.result()
 
 
@@ -140,7 +142,9 @@ def check_rate(
         bare = trial.layer.forward(x, rate=rate)
         state = trial.layer.initial_state(2)
         running = trial.layer.forward_with_state(x, state, rate=rate)[0]
-        trial.compare("`forward` and `forward_with_state` differ", [(bare, running if bare.dim() > 2 else running[:, -1])])
+        trial.compare(
+            "`forward` and `forward_with_state` differ", [(bare, running if bare.dim() > 2 else running[:, -1])]
+        )
     stepped = check_parallel_equals_stepped(layer, make_input=make_input, length=length, rate=rate)
     cut = [length // 3, length - length // 3]
     chunked = check_whole_equals_chunked(layer, make_input=make_input, length=length, chunks=[cut], rate=rate)

@@ -1,0 +1,59 @@
+"""The numbers that bring every channel to a common scale."""
+
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from longstate._checks import InputError, check_choice
+from longstate.data.recordings import Recordings
+
+Kind = Literal["zscore", "minmax", "none"]
+SMALLEST = float(np.finfo(np.float32).tiny)
+
+
+class Statistics(NamedTuple):
+    """One number a channel each: the model sees (x - shift) / scale."""
+
+    shift: tuple[float, ...]
+    scale: tuple[float, ...]
+
+
+def statistics(recordings: Recordings, kind: Kind = "zscore") -> Statistics:
+    """Shift and scale of every channel, over all steps of the recordings given.
+
+        zscore: shift = mean, scale = standard deviation;   minmax: shift = minimum, scale = maximum - minimum
+
+    Args:
+        recordings: Those that train, and no others: `recordings.select(split.train)`.
+        kind: "zscore", "minmax", or "none" for 0 and 1.
+
+    Returns:
+        Two tuples with a number a channel, computed in float64. A channel that is constant has scale 1.
+
+    Raises:
+        InputError: If there are no recordings.
+
+    Example:
+        >>> import numpy as np
+        >>> from longstate.data import from_arrays
+        >>> statistics(from_arrays([np.array([1.0, 3.0]), np.array([5.0])]), "minmax")
+        Statistics(shift=(1.0,), scale=(4.0,))
+    """
+    check_choice(kind, ("zscore", "minmax", "none"), name="kind")
+    if len(recordings) == 0:
+        raise InputError("there are no recordings, but statistics need one at least; give the training part.")
+    channels = len(recordings.channels)
+    low = np.min([row.min(axis=0) for row in recordings.x], axis=0).astype(np.float64)
+    high = np.max([row.max(axis=0) for row in recordings.x], axis=0).astype(np.float64)
+    if kind == "none":
+        shift, scale = np.zeros(channels), np.ones(channels)
+    elif kind == "minmax":
+        shift, scale = low, high - low
+    else:
+        steps = recordings.lengths.sum()
+        shift = sum((row.sum(axis=0, dtype=np.float64) for row in recordings.x), np.zeros(channels)) / steps
+        squares = sum((np.square(row - shift).sum(axis=0) for row in recordings.x), np.zeros(channels))
+        scale = np.sqrt(squares / steps)
+    # a constant channel may leave rounding errors in its deviation, so its range decides
+    scale = np.where((high == low) | (scale < SMALLEST), 1.0, scale)
+    return Statistics(tuple(shift.tolist()), tuple(scale.tolist()))

@@ -1,0 +1,197 @@
+"""The stack of residual layers that every model is built on, causal or bidirectional."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from longstate._checks import InputError, check_positive
+from longstate.layers import S4, S4D, Bidirectional, BidirectionalResidual, CausalLayer, Residual, SequenceLayer
+from longstate.layers.norm import build_norm
+from longstate.models.config import BackboneConfig, LayerConfig, S4Config, S4DConfig
+
+
+def build_layer(config: LayerConfig, d_model: int) -> CausalLayer:
+    """The layer that a configuration describes.
+
+    Args:
+        config: Of any kind of layer.
+        d_model: Its width.
+
+    Returns:
+        The layer, freshly initialised.
+
+    Raises:
+        InputError: If the configuration is of no known kind, or the layer refuses a value.
+
+    Example:
+        >>> from longstate.models import S4DConfig, build_layer
+        >>> build_layer(S4DConfig(d_state=8), 4).initial_state(2).x.shape
+        torch.Size([2, 4, 4, 2])
+    """
+    if isinstance(config, S4DConfig):
+        return S4D(
+            d_model,
+            config.d_state,
+            init=config.init,
+            rule=config.rule,
+            channels=config.channels,
+            n_ssm=config.n_ssm,
+            dt_min=config.dt_min,
+            dt_max=config.dt_max,
+            dropout=config.dropout,
+            output=config.output,
+        )
+    if isinstance(config, S4Config):
+        return S4(
+            d_model,
+            config.d_state,
+            init=config.init,
+            rule=config.rule,
+            channels=config.channels,
+            n_ssm=config.n_ssm,
+            dt_min=config.dt_min,
+            dt_max=config.dt_max,
+            dropout=config.dropout,
+            output=config.output,
+            b_clip=config.b_clip,
+        )
+    raise InputError(
+        f"the layer's configuration is a {type(config).__name__}, but S4DConfig or S4Config is needed; choose one."
+    )
+
+
+class Backbone(CausalLayer[tuple[Any, ...]]):
+    """A stack of causal layers in pre-norm residual branches, with a norm at its end.
+
+        x_i = x_{i-1} + dropout(layer_i(norm_i(x_{i-1}))),    y = norm(x_n)
+
+    Its state is the tuple of the layers' states, its constants the tuple of theirs.
+
+    Args:
+        config: Width, depth, layer and norm.
+
+    Raises:
+        InputError: If a size or a name is not usable.
+
+    Example:
+        >>> import torch
+        >>> from longstate.models import Backbone, BackboneConfig
+        >>> backbone = Backbone(BackboneConfig(d_model=8, n_layers=2)).eval()
+        >>> y, state = backbone.forward_with_state(torch.randn(2, 10, 8), backbone.initial_state(2))
+        >>> y.shape, len(state)
+        (torch.Size([2, 10, 8]), 2)
+    """
+
+    def __init__(self, config: BackboneConfig) -> None:
+        super().__init__()
+        check_positive(d_model=config.d_model, n_layers=config.n_layers)
+        self.config = config
+        self.d_model = config.d_model
+        self.layers = nn.ModuleList(
+            Residual(build_layer(config.layer, config.d_model), norm=config.norm, dropout=config.dropout)
+            for _ in range(config.n_layers)
+        )
+        self.norm = build_norm(config.norm, config.d_model)
+
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        lengths: Tensor | None = None,
+        rate: float | Tensor | None = None,
+        starts: Tensor | None = None,
+    ) -> Tensor:
+        """The whole sequence in parallel."""
+        for layer in self.layers:
+            x = layer(x, lengths=lengths, rate=rate, starts=starts)
+        return self.norm(x, lengths)
+
+    def initial_state(self, batch_size: int) -> tuple[Any, ...]:
+        """Those of the layers."""
+        return tuple(layer.initial_state(batch_size) for layer in self._causal())
+
+    def forward_with_state(
+        self,
+        x: Tensor,
+        state: tuple[Any, ...],
+        *,
+        lengths: Tensor | None = None,
+        rate: float | Tensor | None = None,
+        starts: Tensor | None = None,
+    ) -> tuple[Tensor, tuple[Any, ...]]:
+        """A chunk in parallel, with the layers' states."""
+        new = []
+        for layer, before in zip(self._causal(), state, strict=True):
+            x, after = layer.forward_with_state(x, before, lengths=lengths, rate=rate, starts=starts)
+            new.append(after)
+        return self.norm(x, lengths), tuple(new)
+
+    def constants(self, *, rate: float | None = None) -> tuple[Any, ...]:
+        """Those of the layers."""
+        return tuple(layer.constants(rate=rate) for layer in self._causal())
+
+    def step(
+        self,
+        x_t: Tensor,
+        state: tuple[Any, ...],
+        *,
+        rate: float | None = None,
+        constants: tuple[Any, ...] | None = None,
+    ) -> tuple[Tensor, tuple[Any, ...]]:
+        """One element, with the layers' states."""
+        constants = self.constants(rate=rate) if constants is None else constants
+        new = []
+        for layer, before, constant in zip(self._causal(), state, constants, strict=True):
+            x_t, after = layer.step(x_t, before, rate=rate, constants=constant)
+            new.append(after)
+        return self.norm(x_t), tuple(new)
+
+    def _causal(self) -> list[Residual[Any]]:
+        return [layer for layer in self.layers if isinstance(layer, Residual)]
+
+
+class BidirectionalBackbone(SequenceLayer):
+    """`Backbone` with a forward and a backward layer in every branch; it sees the whole sequence and has no state.
+
+        x_i = x_{i-1} + dropout(bidirectional_i(norm_i(x_{i-1}))),    y = norm(x_n)
+
+    Args:
+        config: Width, depth, layer (two of them a branch) and norm.
+
+    Raises:
+        InputError: If a size or a name is not usable.
+
+    Example:
+        >>> import torch
+        >>> from longstate.models import BackboneConfig, BidirectionalBackbone
+        >>> BidirectionalBackbone(BackboneConfig(d_model=8, n_layers=2))(torch.randn(2, 10, 8)).shape
+        torch.Size([2, 10, 8])
+    """
+
+    def __init__(self, config: BackboneConfig) -> None:
+        super().__init__()
+        check_positive(d_model=config.d_model, n_layers=config.n_layers)
+        self.config = config
+        self.d_model = config.d_model
+        self.layers = nn.ModuleList(
+            BidirectionalResidual(
+                Bidirectional(build_layer(config.layer, config.d_model), build_layer(config.layer, config.d_model)),
+                norm=config.norm,
+                dropout=config.dropout,
+            )
+            for _ in range(config.n_layers)
+        )
+        self.norm = build_norm(config.norm, config.d_model)
+
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        lengths: Tensor | None = None,
+        rate: float | Tensor | None = None,
+        starts: Tensor | None = None,
+    ) -> Tensor:
+        """The whole sequence in parallel, in both directions."""
+        for layer in self.layers:
+            x = layer(x, lengths=lengths, rate=rate, starts=starts)
+        return self.norm(x, lengths)
