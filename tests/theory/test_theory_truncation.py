@@ -22,7 +22,7 @@ def systems(measure: str = "legs", d_state: int = 8) -> tuple[torch.Tensor, torc
 
 
 @given(length=st.integers(1, 40))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=40)
 def test_is_C_minus_its_tail(length: int) -> None:
     C, A_bar, _ = systems()
     tail = C[..., None, :]

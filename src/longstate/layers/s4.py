@@ -34,7 +34,7 @@ class S4(LTILayer):
         dt_max: Largest initial step.
         dropout: Share of activations dropped in training, once, before the output map.
         output: "glu" (as published), "linear", or "none" (the bare system).
-        b_clip: Bound on the initial Im B, as in the official code (2.0 there); see `theory.nplr`. Off by default.
+        b_clip: Bound on the modulus of every initial B_n, off by default; `theory.nplr` tells why it exists.
 
     Raises:
         InputError: If a size or a name is not usable.
