@@ -8,6 +8,21 @@ import torch
 from torch import Tensor
 
 from longstate.layers import S4, S4D, Bidirectional, BidirectionalResidual, Residual, SequenceLayer
+from longstate.models import (
+    Backbone,
+    BackboneConfig,
+    BidirectionalClassifierConfig,
+    ClassifierConfig,
+    InputStatistics,
+    LayerConfig,
+    ModelConfig,
+    RegressorConfig,
+    S4Config,
+    S4DConfig,
+    TaggerConfig,
+    TargetStatistics,
+    build,
+)
 from longstate.theory import RULES
 
 D_MODEL, D_STATE = 4, 8
@@ -51,23 +66,72 @@ def _s4d(**options: object) -> S4D:
 CAUSAL_LAYERS = [
     _lti(S4D, programs=True),
     _lti(S4, programs=True),
-    *_all_rules(S4D, ("lin", "inv", "legs", "random", "real")),
-    *_all_rules(S4, ("legs", "legt", "lagt", "fourier")),
-    _lti(S4D, output="none"),
-    _lti(S4, output="none", b_clip=2.0),
-    _lti(S4D, dropout=0.2),
+    _lti(S4D, init="real", rule="bilinear", channels=2, n_ssm=1, output="linear"),
+    _lti(S4D, init="inv", rule="dirac", output="none"),
+    _lti(S4D, init="legs", n_ssm=2, dropout=0.2),
+    _lti(S4, init="fourier", rule="zoh", channels=2, n_ssm=2, output="linear"),
+    _lti(S4, b_clip=2.0, output="none"),
     Entry("S4D(1, 2)", lambda: S4D(1, 2, dt_min=0.5, dt_max=2.0), d_input=1),
-    Entry("Residual(layer)", lambda: Residual(_s4d()), programs=True),
+    Entry("Residual(layer)", lambda: Residual(_s4d())),
     Entry("Residual(rms)", lambda: Residual(_s4d(), norm="rms", dropout=0.2)),
-    Entry("Residual(batch)", lambda: Residual(_s4d(), norm="batch")),
     Entry("Residual(Residual)", lambda: Residual(Residual(_s4d(init="real")), norm="batch")),
 ]
 
+COMBINATIONS = [
+    *_all_rules(S4D, ("lin", "inv", "legs", "random", "real")),
+    *_all_rules(S4, ("legs", "legt", "lagt", "fourier")),
+]
+"""More of the same layers, for the laws about numbers only."""
+
 BIDIRECTIONAL_LAYERS = [
-    Entry("Bidirectional", lambda: Bidirectional(_s4d(), S4(D_MODEL, D_STATE)), programs=True),
-    Entry("Bidirectional(strict)", lambda: Bidirectional(_s4d(), _s4d(channels=2), strict=True)),
-    Entry("BidirectionalResidual(layer)", lambda: BidirectionalResidual(Bidirectional(_s4d(), _s4d()))),
+    Entry("Bidirectional", lambda: Bidirectional(_s4d(), _s4d(channels=2)), programs=True),
+    Entry("Bidirectional(strict)", lambda: Bidirectional(_s4d(), S4(D_MODEL, D_STATE), strict=True)),
     Entry("BidirectionalResidual(batch)", lambda: BidirectionalResidual(Bidirectional(_s4d(), _s4d()), norm="batch")),
 ]
 
-ALL = [*CAUSAL_LAYERS, *BIDIRECTIONAL_LAYERS]
+_CLASSES = ("rest", "walk")
+_RAW = InputStatistics(shift=(0.1, -2.0, 0.0), scale=(2.0, 0.5, 1.0))
+_UNITS = TargetStatistics(shift=(20.0,), scale=(3.0,))
+
+
+def _stack(layer: LayerConfig, norm: str = "layer", dropout: float = 0.1, n_layers: int = 2) -> BackboneConfig:
+    return BackboneConfig(d_model=D_MODEL, n_layers=n_layers, layer=layer, norm=norm, dropout=dropout)
+
+
+def _model(name: str, config: ModelConfig, programs: bool = False) -> Entry:
+    return Entry(name, lambda: build(config), d_input=3, programs=programs)
+
+
+_S4D, _S4 = S4DConfig(d_state=D_STATE), S4Config(d_state=D_STATE)
+
+MODELS = [
+    _model(
+        "classifier(mean)",
+        ClassifierConfig(d_input=3, classes=_CLASSES, backbone=_stack(_S4D, n_layers=1), statistics=_RAW),
+        programs=True,
+    ),
+    _model(
+        "classifier(last, batch)",
+        ClassifierConfig(d_input=3, classes=_CLASSES, backbone=_stack(_S4, "batch", dropout=0.0), pooling="last"),
+    ),
+    _model("tagger(rms)", TaggerConfig(d_input=3, classes=_CLASSES, backbone=_stack(_S4, "rms"), statistics=_RAW)),
+    _model(
+        "regressor(batch)",
+        RegressorConfig(
+            d_input=3, targets=("age",), backbone=_stack(_S4D, "batch", dropout=0.0), target_statistics=_UNITS
+        ),
+    ),
+    _model(
+        "bidirectional_classifier(mean)",
+        BidirectionalClassifierConfig(d_input=3, classes=_CLASSES, backbone=_stack(_S4D), statistics=_RAW),
+    ),
+    _model(
+        "bidirectional_classifier(last, batch)",
+        BidirectionalClassifierConfig(
+            d_input=3, classes=_CLASSES, backbone=_stack(_S4, "batch", dropout=0.0), pooling="last"
+        ),
+    ),
+    Entry("Backbone", lambda: Backbone(_stack(_S4D, "rms"))),
+]
+
+ALL = [*CAUSAL_LAYERS, *BIDIRECTIONAL_LAYERS, *MODELS]

@@ -255,6 +255,13 @@ class NormalisesBeforeMasking(MovingAverage):
         return super().step(x_t * self.C, state, rate=rate, constants=constants)
 
 
+class NormalisesPadding(Whitened):
+    """Law 7 with padding, rung 1: the same in a layer without a state."""
+
+    def forward(self, x, *, lengths=None, rate=None, starts=None):
+        return super().forward(torch.nn.functional.layer_norm(x, (self.d_model,)), lengths=lengths, starts=starts)
+
+
 class ReturnsFloat32(MovingAverage):
     """Law 8: the output's type is fixed."""
 

@@ -72,6 +72,8 @@ class MovingAverage(CausalLayer[AverageState]):
         check_starts(starts, x)
         x = zero_padding(x, lengths)
         batch, length, _ = x.shape
+        if length == 0:
+            return x, state
         if lengths is None:
             lengths = torch.full((batch,), length, device=x.device)
         if starts is None:

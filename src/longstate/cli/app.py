@@ -15,26 +15,113 @@ app = typer.Typer(
 
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a trained model.", show_default=False)]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Recordings at once.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        import longstate
+
+        typer.echo(longstate.__version__)
+        raise typer.Exit
 
 
 @app.callback()
 def common(
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error (anywhere in a command).")] = False,
-    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error (anywhere in a command).")
+    ] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
 ) -> None:
     """What holds for every command."""
 
 
 @app.command()
 def demo(
-    output: Annotated[Path, typer.Option(help="Folder for the model, the log and the pictures.")] = Path("longstate-demo"),
+    output: Annotated[Path, typer.Option(help="Folder for the model, the log and the pictures.")] = Path(
+        "longstate-demo"
+    ),
     epochs: Annotated[int | None, typer.Option(help="Shorter or longer training.", show_default=False)] = None,
 ) -> None:
     """Train on eight people's exercises, test on two unseen ones, then stream one of their recordings."""
     from longstate.cli.demo import run_demo
 
     run_demo(output, epochs=epochs)
+
+
+@app.command()
+def fit(
+    config: Annotated[
+        str,
+        typer.Argument(
+            metavar="CONFIG",
+            help="A YAML file; or a source to train on with the defaults: watch, manifest.csv, X.ts, X.tsv.",
+            show_default=False,
+        ),
+    ],
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("-s", "--set", metavar="KEY=VALUE", help="Set a dotted key, such as training.lr=0.002."),
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder of the run.", show_default=False)] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the folder exactly.")] = False,
+    device: Annotated[
+        str | None, typer.Option(help="auto, cpu, cuda or mps; default: the configuration's.", show_default=False)
+    ] = None,
+    devices: Annotated[int | None, typer.Option(min=1, help="How many of them.", show_default=False)] = None,
+    init_from: Annotated[
+        Path | None,
+        typer.Option(metavar="MODEL", help="Begin with the weights of this model.", show_default=False),
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print the result only.")] = False,
+    show: Annotated[bool, typer.Option("--show", help="Print the whole configuration and stop.")] = False,
+) -> None:
+    """Train a model on labelled recordings and say how good it is on those it never saw."""
+    from longstate.cli.fit import run_fit
+    from longstate.cli.runs import Options
+
+    options = Options(resume=resume, progress=not quiet, init_from=init_from)
+    run_fit(config, settings or [], output=output, device=device, devices=devices, options=options, show=show)
+
+
+@app.command()
+def evaluate(
+    model: Model,
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="Labelled recordings: watch, manifest.csv, X.ts, X.tsv.")
+    ],
+    split: Annotated[
+        str | None,
+        typer.Option(help="train, validation, test or all; default: test if the source has one.", show_default=False),
+    ] = None,
+    json: Json = False,
+    device: Device = "auto",
+    batch_size: BatchSize = 32,
+) -> None:
+    """How good a model is: accuracy, macro-F1, the confusion matrix, and accuracy by length."""
+    from longstate.cli.evaluate import run_evaluate
+
+    run_evaluate(model, source, split=split, device=device, batch_size=batch_size, as_json=json)
+
+
+@app.command()
+def predict(
+    model: Model,
+    sources: Annotated[
+        list[str], typer.Argument(metavar="FILE_OR_FOLDER...", help="Recordings, folders of them, or a manifest.")
+    ],
+    csv: Annotated[Path | None, typer.Option(metavar="OUT", help="Write all answers here.", show_default=False)] = None,
+    json: Json = False,
+    device: Device = "auto",
+    batch_size: BatchSize = 32,
+) -> None:
+    """The class of every recording and the probabilities of all classes."""
+    from longstate.cli.predict import run_predict
+
+    run_predict(model, sources, out=csv, device=device, batch_size=batch_size, as_json=json)
 
 
 @app.command()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 
 def console() -> "Console":
@@ -22,12 +23,12 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for number, column in enumerate(columns):
         table.add_column(Text(column), justify="right" if number else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(str(cell)) for cell in row))
-    console().print(table)
+    _print_titled(title, table)
 
 
 def print_facts(title: str, facts: dict[str, object]) -> None:
@@ -36,10 +37,18 @@ def print_facts(title: str, facts: dict[str, object]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE, show_header=False)
+    table = Table(box=box.SIMPLE, show_header=False, pad_edge=False)
     for name, value in facts.items():
         table.add_row(Text(name, style="dim"), Text(str(value), overflow="fold"))
-    console().print(table)
+    _print_titled(title, table)
+
+
+def _print_titled(title: str, table: "Table") -> None:
+    from rich.text import Text
+
+    out = console()
+    out.print(Text(title, style="bold"), soft_wrap=True)
+    out.print(table)
 
 
 def print_json(value: Any) -> None:

@@ -1,7 +1,18 @@
 """The door of the command line: it loads nothing heavy and turns every error into one sentence."""
 
+import errno
 import sys
 from typing import NoReturn
+
+_ROOM = "make room there, or write somewhere else"
+_ADVICE = {
+    errno.ENOSPC: _ROOM,
+    errno.EDQUOT: _ROOM,
+    errno.EFBIG: _ROOM,
+    errno.ENOENT: "check the path",
+    errno.EACCES: "ask for the right to it, or give another path",
+    errno.EROFS: "give another path",
+}
 
 DONE, DEFECT, USER, INTERRUPTED = 0, 1, 2, 130
 """Exit codes: a defect of longstate, something the user can put right, Ctrl-C."""
@@ -50,12 +61,12 @@ def is_users(error: Exception) -> bool:
 def sentence(error: Exception) -> str:
     """What happened and what to do, in one sentence."""
     if isinstance(error, OSError):
-        where = f" at {error.filename}" if error.filename else ""
-        return f"{error.strerror or error}{where}; put that right and run the command again."
+        where = f" ({error.filename})" if error.filename else ""
+        return f"{error.strerror or error}{where}; {_ADVICE.get(error.errno or 0, 'put that right and run it again')}."
     if isinstance(error, MemoryError):
         return "The memory of this machine is used up; give a smaller training.batch_size or training.crop."
     if is_users(error):
         return str(error)
     kind = type(error).__name__
     first = str(error).strip().partition("\n")[0]
-    return f"{kind}: {first} - this is a defect of longstate; run the command again with --debug to see where, and report it."
+    return f"{kind}: {first} (a defect of longstate: run the command again with --debug to see where, and report it)."

@@ -5,8 +5,12 @@ import platform
 import re
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from longstate.cli.console import print_facts, print_json, print_table
+
+if TYPE_CHECKING:
+    from longstate.models import Model
 
 
 def run_info(folder: Path | None, *, as_json: bool) -> None:
@@ -25,7 +29,9 @@ def run_info(folder: Path | None, *, as_json: bool) -> None:
         print_json({**machine, "extras": found})
         return
     print_facts("longstate", _readable(machine))
-    print_table("Extras", ("extra", "brings", "state"), [(name, *_extra_row(name, parts)) for name, parts in found.items()])
+    print_table(
+        "Extras", ("extra", "brings", "state"), [(name, *_extra_row(name, parts)) for name, parts in found.items()]
+    )
 
 
 def machine_facts() -> dict[str, object]:
@@ -67,34 +73,38 @@ def extras() -> dict[str, dict[str, str | None]]:
 
 
 def model_facts(folder: Path) -> dict[str, object]:
-    """Kind, size, layers, classes, state and the facts of training of a saved model."""
-    from longstate import models
+    """Kind, size, layers, outputs, state and the facts of training of a saved model."""
     from longstate.cli.answers import names
+    from longstate.cli.trained import load_trained
 
-    model = models.load(folder)
+    model, folder, training = load_trained(folder, device="cpu")
     config = model.config
-    layer = config.backbone.layer
+    backbone = config.backbone
     facts: dict[str, object] = {
         "kind": config.kind,
         "outputs": list(names(config)),
-        "channels": list(config.channels) if config.channels else config.d_input,
+        "inputs": list(config.channels or [f"{config.d_input} channels"]),
         "sampling_rate": config.sampling_rate,
+        "layers": f"{backbone.n_layers} x {backbone.layer.kind}",
+        "d_model": backbone.d_model,
+        "d_state": backbone.layer.d_state,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "layers": f"{config.backbone.n_layers} x {layer.kind}, d_model {config.backbone.d_model}, d_state {layer.d_state}",
-        "state_bytes": state_bytes(model),
-        "file_bytes": sum(path.stat().st_size for path in folder.iterdir() if path.is_file()),
-        "normalised": config.statistics is not None,
+        "saved_size_bytes": sum(path.stat().st_size for path in folder.iterdir() if path.is_file()),
+        "stream_state_bytes": state_bytes(model),
     }
-    return facts
+    return facts | {name: value for name, value in training.items() if name != "parts"}
 
 
-def state_bytes(model: object) -> int | None:
-    """Bytes of the state of one row, all that streaming keeps; None for a model that cannot stream."""
+def state_bytes(model: "Model") -> int | None:
+    """Bytes of the state of one stream: all that streaming keeps. None for a model that cannot stream."""
     from torch.utils import _pytree
 
     from longstate.layers import CausalLayer
 
-    raise SystemExit
+    if not isinstance(model, CausalLayer):
+        return None
+    leaves, _ = _pytree.tree_flatten(model.initial_state(1))
+    return sum(leaf.numel() * leaf.element_size() for leaf in leaves)
 
 
 def _version(package: str) -> str | None:
@@ -118,7 +128,11 @@ def _readable(facts: dict[str, object]) -> dict[str, object]:
 
 
 def _listed(value: object) -> object:
-    return ", ".join(str(entry) for entry in value) if isinstance(value, list) else value
+    if isinstance(value, dict):
+        return ", ".join(f"{name.replace('_', ' ')} {_listed(entry)}" for name, entry in value.items())
+    if isinstance(value, list):
+        return ", ".join(str(entry) for entry in value)
+    return f"{value:.4g}" if isinstance(value, float) else value
 
 
 def _size(value: object) -> str:

@@ -8,9 +8,11 @@ import numpy as np
 import torch
 
 from longstate import models
+from longstate._checks import InputError
 from longstate.cli.answers import answer, names
 from longstate.cli.pipe import Stop, blocks
 from longstate.cli.rows import csv_rows, raw_rows
+from longstate.cli.trained import load_trained
 from longstate.inference import Session
 
 
@@ -28,8 +30,12 @@ def run_stream(folder: Path, *, raw: bool, every: int, state: Path | None) -> No
         InputError: If the model, the state or a row cannot be used.
         SystemExit: 128 + the number of the signal that ended it.
     """
+    if state is not None and not state.absolute().parent.is_dir():
+        raise InputError(
+            f"--state {state} is in no folder that is there; make {state.parent} first, or correct the path."
+        )
     torch.set_num_threads(1)  # one row is too little work to share
-    model = models.load(folder)
+    model = load_trained(folder, device="cpu").model
     session = Session(model)
     if state is not None and state.exists():
         session.restore(state)
@@ -47,7 +53,12 @@ def run_stream(folder: Path, *, raw: bool, every: int, state: Path | None) -> No
 
 
 def stream_rows(
-    session: Session, config: models.ModelConfig, rows: Iterable[np.ndarray], *, every: int, write: Callable[[str], None]
+    session: Session,
+    config: models.ModelConfig,
+    rows: Iterable[np.ndarray],
+    *,
+    every: int,
+    write: Callable[[str], None],
 ) -> None:
     """Push rows and write what the model says of each, after a line that names the columns.
 

@@ -16,6 +16,8 @@ class Loader:
     Every `iter()` is one epoch. It begins a new one, unless a state was loaded: then the first pass goes on after the
     last batch that the saved run had been given, in the same epoch, and all later epochs are those of that run. The
     place in the epoch moves on before a batch is handed out, so that a state saved while working on a batch counts it.
+    Lightning saves and loads this state by itself, except for a checkpoint between two epochs; there it only says which
+    epoch is next by `loader.sampler.set_epoch(epoch)`, so the loader is its own `sampler`, beside no `batch_sampler`.
 
     With several processes (`world_size`) each takes its share of every batch: together they see the batches that one
     process would see with `batch_size * world_size`, and all have the same number of batches of the same size. Where
@@ -48,6 +50,8 @@ class Loader:
         >>> [len(batch.y) for batch in again] == [len(batch.y) for batch in batches] == [2, 1]
         True
     """
+
+    batch_sampler: None = None
 
     def __init__(
         self,
@@ -85,6 +89,7 @@ class Loader:
         self._epoch = 0
         self._index = 0
         self._resumes = False
+        self._begun = False
 
     def __len__(self) -> int:
         """The number of batches of an epoch, the same in every process."""
@@ -94,7 +99,7 @@ class Loader:
     def __iter__(self) -> Iterator[Batch]:
         if self._index >= len(self) or (self._index > 0 and not self._resumes):
             self._epoch, self._index = self._epoch + 1, 0
-        self._resumes = False
+        self._resumes, self._begun = False, True
         epoch, first = self._epoch, self._index
         order, starts = self._plan(epoch)
         step = self.batch_size * self.world_size
@@ -120,7 +125,17 @@ class Loader:
                 "place in it are needed; use the recordings, batch size and number of processes of the saved run."
             )
         self._epoch, self._index = state["epoch"], state["index"]
-        self._resumes = True
+        self._resumes = self._begun = True
+
+    def set_epoch(self, epoch: int) -> None:
+        """Begin with this epoch; a loader that has been read, or has loaded a state, counts by itself instead."""
+        if not self._begun:
+            self._epoch = epoch
+
+    @property
+    def sampler(self) -> "Loader":
+        """The loader itself: where Lightning looks for `set_epoch`."""
+        return self
 
     def _plan(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """The rows of an epoch in order, and the first step of each; whole multiples of `world_size`."""

@@ -12,7 +12,7 @@ from longstate.data.arrays import from_arrays
 from longstate.data.folder import read_files
 from longstate.data.labels import check_class_name, parse_target
 from longstate.data.parquet import column_names, read_columns
-from longstate.data.recording import existing_file
+from longstate.data.recording import existing_file, not_text
 from longstate.data.recordings import SPLITS, Recordings, Task
 from longstate.data.step_labels import read_step_labels
 from longstate.data.text_table import is_number, read_opening
@@ -117,7 +117,7 @@ def _read_csv(path: Path) -> tuple[list[list[str]], list[str]]:
                     table.append([field.strip() for field in fields])
                     places.append(f"{path}, line {reader.line_num}")
     except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path} is not UTF-8 text, but a manifest is a table in text; save it as UTF-8.") from error
+        raise not_text(path) from error
     return table, places
 
 

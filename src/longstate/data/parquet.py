@@ -15,6 +15,11 @@ ROW_NUMBERS = "__index_level_"  # the name that pandas gives to its row labels
 def read_parquet_recording(path: Path, channels: Sequence[str] | None = None) -> Recording:
     """One recording from a Parquet file whose columns are channels."""
     names = column_names(path)
+    if not names:
+        raise InputError(
+            f"{path} has no columns, but one channel at least is needed; save the recording with its channels as "
+            "columns."
+        )
     names = tuple(names[index] for index in channel_indices(path, names, len(names), channels))
     columns = read_columns(path, names)
     for name, column in columns.items():

@@ -32,6 +32,11 @@ def existing_file(path: str | Path) -> Path:
     return path
 
 
+def not_text(path: Path) -> InputError:
+    """The error for a file that should be text and is not."""
+    return InputError(f"{path} is not UTF-8 text, but a {path.suffix.lower()} file has to be; save it again as UTF-8.")
+
+
 def checked_values(values: np.ndarray, source: str | Path) -> np.ndarray:
     """`values` (length,) or (length, channels) as float32 (length, channels), if every one is a finite number."""
     if values.dtype.kind not in "fiub":

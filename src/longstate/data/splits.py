@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from longstate._checks import InputError, check_choice
+from longstate.data.labels import class_order
 from longstate.data.randomness import random_generator
 from longstate.data.recordings import Recordings
 
@@ -25,14 +26,14 @@ def split(
 ) -> Split:
     """Divide recordings into training, validation and test parts.
 
-    What the source says (`recordings.splits`) is kept: its test and validation recordings are those, and a part that it
-    names is not cut again. The rest is divided at random so that each part comes near to its share of every class,
-    and no class leaves the training part.
+    What the source says (`recordings.splits`) is kept: the test and validation recordings are those that it names, and
+    only a part that it does not name is cut from the rest. A part is chosen at random, near to its share of every
+    class, and no class is taken away from training altogether.
 
     Args:
         recordings: Labelled recordings.
-        validation: The share of the recordings to validate with, 0 for none.
-        test: The share of the recordings to test with, 0 for none.
+        validation: The share to validate with of the recordings that the source leaves open, 0 for none.
+        test: The share to test with of the recordings that the source leaves open, 0 for none.
         by: "group" keeps every group on one side; "stratified" divides single recordings and ignores groups;
             "manifest" insists that the source has named splits; "auto" divides by group if there are groups.
         seed: Another seed, another division.
@@ -80,7 +81,7 @@ def leave_one_group_out(recordings: Recordings, *, validation: float = 0.0, seed
         seed: Another seed, other validation parts.
 
     Returns:
-        An iterator over the splits, in the order of the groups' names.
+        An iterator over the splits, in the order of the groups, as numbers or else by letters.
 
     Raises:
         InputError: If there are fewer than two groups, or a class that only one group has.
@@ -93,7 +94,9 @@ def leave_one_group_out(recordings: Recordings, *, validation: float = 0.0, seed
             f"all {len(recordings)} recordings belong to the group {groups[0]}, but two groups at least are needed; "
             "name the groups, or split by 'stratified'."
         )
-    return (_without_group(recordings, groups, group, validation, seed) for group in np.unique(groups))
+    return (
+        _without_group(recordings, groups, group, validation, seed) for group in class_order(recordings.groups or ())
+    )
 
 
 def _without_group(recordings: Recordings, groups: np.ndarray, group: str, validation: float, seed: int) -> Split:

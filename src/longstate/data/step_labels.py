@@ -8,7 +8,7 @@ import numpy as np
 from longstate._checks import InputError
 from longstate.data.array_file import read_array
 from longstate.data.labels import check_class_name
-from longstate.data.recording import existing_file
+from longstate.data.recording import existing_file, not_text
 
 HEADERS = ("label", "labels")
 
@@ -33,9 +33,7 @@ def read_step_labels(path: str | Path) -> np.ndarray:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.reader(file))
     except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(
-            f"{path} is not UTF-8 text, but one class a line is needed; save it as UTF-8 text or as an NPY file."
-        ) from error
+        raise not_text(path) from error
     while rows and not rows[-1]:
         rows.pop()
     first = 1 if rows and rows[0] and rows[0][0].strip().lower() in HEADERS else 0

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from longstate._checks import InputError
-from longstate.data.recording import Recording, channel_indices, checked_values
+from longstate.data.recording import Recording, channel_indices, checked_values, not_text
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 
@@ -42,7 +42,7 @@ def read_opening(path: Path) -> Opening:
                     fields = tuple(field.strip() for field in next(csv.reader([line], delimiter=delimiter)))
                     return Opening(number, delimiter, fields, not all(map(is_number, fields)))
     except (UnicodeDecodeError, csv.Error) as error:
-        raise _not_text(path) from error
+        raise not_text(path) from error
     raise InputError(f"{path} holds blank lines only, but rows of numbers are needed; copy it again or leave it out.")
 
 
@@ -70,7 +70,7 @@ def parse_numbers(
             quotechar='"',
         )
     except UnicodeDecodeError as error:
-        raise _not_text(path) from error
+        raise not_text(path) from error
     except ValueError as error:
         raise _fault(path, opening, wanted, gaps, reason=str(error)) from error
     if values.shape[1] != len(wanted) or not (gaps or np.isfinite(values).all()):
@@ -133,7 +133,7 @@ def _fault(path: Path, opening: Opening, columns: Sequence[int], gaps: bool, rea
                         name = f" ({opening.fields[column]})" if opening.is_header else ""
                         return InputError(f"{path}, line {line}, column {column + 1}{name} {problem}")
     except (UnicodeDecodeError, csv.Error):
-        return _not_text(path)
+        return not_text(path)
     return InputError(f"{path} cannot be read as rows of numbers ({reason}); write plain numbers, one row a line.")
 
 
@@ -153,7 +153,3 @@ def _problem(field: str, delimiter: str, gaps: bool) -> str | None:
     if abs(value) > FLOAT32_MAX:
         return f"holds {field!r}, but float32 ends at 3.4e38; rescale the channel."
     return None
-
-
-def _not_text(path: Path) -> InputError:
-    return InputError(f"{path} is not UTF-8 text, but rows of numbers in text are needed; save it as a UTF-8 CSV file.")

@@ -45,8 +45,13 @@ def read_ucr(path: str | Path, *, task: Task = "classification") -> Recordings:
 
 def _series(row: np.ndarray, where: str) -> np.ndarray:
     """The values after the label, without the padding."""
-    if not math.isfinite(row[0]):
+    if math.isnan(row[0]):
         raise InputError(f"{where} has no label in its first column, but a number is needed there; correct it.")
+    if np.isinf(row).any():
+        raise InputError(
+            f"{where} holds a value that is infinite in float32, but finite numbers are needed; fill the gap, or "
+            "leave the row out."
+        )
     valid = np.flatnonzero(~np.isnan(row[1:]))
     if len(valid) == 0:
         raise InputError(f"{where} has no values after its label, but one at least is needed; leave the row out.")

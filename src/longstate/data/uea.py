@@ -10,6 +10,7 @@ from longstate._checks import InputError
 from longstate.data.archive import train_test_pair
 from longstate.data.arrays import from_arrays
 from longstate.data.labels import parse_target
+from longstate.data.recording import not_text
 from longstate.data.recordings import Recordings, Task
 from longstate.data.text_table import is_number
 
@@ -66,7 +67,7 @@ def _read_lines(path: Path) -> tuple[Header, list[tuple[int, str]]]:
         with path.open(encoding="utf-8-sig") as file:
             for number, text in enumerate(file, start=1):
                 line = text.strip()
-                if not line or line.startswith("#"):
+                if not line or line[0] in "#%":
                     continue
                 if in_data:
                     lines.append((number, line))
@@ -75,7 +76,7 @@ def _read_lines(path: Path) -> tuple[Header, list[tuple[int, str]]]:
                 else:
                     header = _extend(header, line, f"{path}, line {number}")
     except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text, but a `.ts` file is text; save it as UTF-8.") from error
+        raise not_text(path) from error
     if not lines:
         raise InputError(
             f"{path} has no lines after `@data`, but one recording a line is needed there; it may be cut off: copy "

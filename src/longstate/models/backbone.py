@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from longstate._checks import InputError, check_positive
+from longstate._checks import InputError, check_positive, zero_padding
 from longstate.layers import S4, S4D, Bidirectional, BidirectionalResidual, CausalLayer, Residual, SequenceLayer
 from longstate.layers.norm import build_norm
 from longstate.models.config import BackboneConfig, LayerConfig, S4Config, S4DConfig
@@ -102,6 +102,7 @@ class Backbone(CausalLayer[tuple[Any, ...]]):
         starts: Tensor | None = None,
     ) -> Tensor:
         """The whole sequence in parallel."""
+        x = zero_padding(x, lengths)
         for layer in self.layers:
             x = layer(x, lengths=lengths, rate=rate, starts=starts)
         return self.norm(x, lengths)
@@ -120,6 +121,7 @@ class Backbone(CausalLayer[tuple[Any, ...]]):
         starts: Tensor | None = None,
     ) -> tuple[Tensor, tuple[Any, ...]]:
         """A chunk in parallel, with the layers' states."""
+        x = zero_padding(x, lengths)
         new = []
         for layer, before in zip(self._causal(), state, strict=True):
             x, after = layer.forward_with_state(x, before, lengths=lengths, rate=rate, starts=starts)
@@ -192,6 +194,7 @@ class BidirectionalBackbone(SequenceLayer):
         starts: Tensor | None = None,
     ) -> Tensor:
         """The whole sequence in parallel, in both directions."""
+        x = zero_padding(x, lengths)
         for layer in self.layers:
             x = layer(x, lengths=lengths, rate=rate, starts=starts)
         return self.norm(x, lengths)

@@ -30,7 +30,7 @@ class InputEncoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., d_input) to (..., d_model)."""
-        if self.shift is not None:
+        if self.shift is not None and self.scale is not None:
             x = (x - self.shift) / self.scale
         return self.linear(x.to(self.linear.weight.dtype))
 
@@ -57,7 +57,7 @@ class TargetDecoder(nn.Module):
     def forward(self, h: Tensor) -> Tensor:
         """Map (..., d_model) to (..., d_output)."""
         y = self.linear(h)
-        return y if self.shift is None else (y * self.scale + self.shift).to(y.dtype)
+        return y if self.shift is None or self.scale is None else (y * self.scale + self.shift).to(y.dtype)
 
 
 def _register_affine(module: nn.Module, statistics: InputStatistics | TargetStatistics | None) -> None:

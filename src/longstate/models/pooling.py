@@ -43,15 +43,14 @@ class Pooling(nn.Module, abc.ABC, Generic[State]):
 
 @register_state
 class MeanState(NamedTuple):
-    """Sum of the features so far, as `total + remainder` (batch, d_model) each, and their count (batch,) int64.
+    """Sum of the features so far, and their number (batch,) int64.
 
-    The remainder is what `total` lost to rounding: the pair has 48 bits, so that the mean of ten million float32 steps
-    is as good as that of ten.
+    `total` (batch, d_model, 2) holds each sum as a number of the state's type and what that lost to rounding. Two
+    float32 numbers have 48 bits, so that the mean of ten million steps is as good as that of ten.
     """
 
     total: Tensor
-    remainder: Tensor
-    count: Tensor
+    steps: Tensor
 
 
 class MeanPooling(Pooling[MeanState]):
@@ -59,62 +58,60 @@ class MeanPooling(Pooling[MeanState]):
 
         m_t = (h_1 + ... + h_t) / t
 
-    Sums are formed in float64 in every view, and handed on as a pair of float32 numbers (`MeanState`).
+    Sums are formed in float64 in every view (which autocast leaves alone) and handed on as in `MeanState`.
 
     Example:
         >>> import torch
         >>> from longstate.models import MeanPooling
         >>> pooling = MeanPooling()
-        >>> h = torch.tensor([[[1.0], [3.0], [9.0]]])
+        >>> h = torch.tensor([[[1.0], [3.0], [8.0]]])
         >>> pooling(h, lengths=torch.tensor([2])).tolist()
         [[2.0]]
         >>> running, state = pooling.forward_with_state(h, pooling.initial_state(h[:, 0]))
-        >>> running.flatten().tolist(), state.count.tolist()
-        ([1.0, 2.0, 4.333333492279053], [3])
+        >>> running.flatten().tolist(), state.steps.tolist()
+        ([1.0, 2.0, 4.0], [3])
     """
 
     def initial_state(self, like: Tensor) -> MeanState:
         """Nothing summed."""
-        zeros = torch.zeros_like(like, dtype=recurrent_dtype(like.dtype))
-        return MeanState(zeros, zeros.clone(), torch.zeros(len(like), dtype=torch.int64, device=like.device))
+        batch, d_model = like.shape
+        total = like.new_zeros(batch, d_model, 2, dtype=recurrent_dtype(like.dtype))
+        return MeanState(total, torch.zeros(batch, dtype=torch.int64, device=like.device))
 
     def forward(self, h: Tensor, *, lengths: Tensor | None = None, starts: Tensor | None = None) -> Tensor:
         """The mean over each row's valid steps (those of its last sequence)."""
-        batch, length, _ = h.shape
         ends = _ends(h, lengths)
         first = torch.zeros_like(ends) if starts is None else _begins(starts, ends)[:, -1].clamp(min=0)
-        t = torch.arange(length, device=h.device)
+        t = torch.arange(h.shape[1], device=h.device)
         inside = (t >= first[:, None]) & (t < ends[:, None])
-        with torch.autocast(h.device.type, enabled=False):
-            total = torch.where(inside[..., None], h, h.new_zeros(())).sum(1, dtype=torch.float64)
-            return (total / (ends - first).clamp(min=1)[:, None]).to(h.dtype)
+        total = torch.where(inside[..., None], h, h.new_zeros(())).sum(1, dtype=torch.float64)
+        return (total / (ends - first).clamp(min=1)[:, None]).to(h.dtype)
 
     def forward_with_state(
         self, h: Tensor, state: MeanState, *, lengths: Tensor | None = None, starts: Tensor | None = None
     ) -> tuple[Tensor, MeanState]:
         """The mean after every step."""
-        batch, length, _ = h.shape
         ends = _ends(h, lengths)
-        t = torch.arange(length + 1, device=h.device)
-        count = state.count[:, None] + torch.minimum(t, ends[:, None])
-        with torch.autocast(h.device.type, enabled=False):
-            before = state.total.double() + state.remainder.double()
-            # Padding adds nothing, so that the last of the sums is the one after the last valid step.
-            sums = torch.cat([before[:, None], zero_padding(h, lengths).double()], dim=1).cumsum(1)
-            if starts is not None:
-                begins = _begins(starts, ends)
-                skipped = sums.gather(1, begins.clamp(min=0)[..., None].expand_as(sums))
-                sums = sums - torch.where(begins[..., None] >= 0, skipped, skipped.new_zeros(()))
-                count = torch.where(begins >= 0, torch.minimum(t, ends[:, None]) - begins, count)
-            running = sums[:, 1:] / count[:, 1:, None].clamp(min=1)
-            return running.to(h.dtype), _pair(sums[:, -1], count[:, -1], state)
+        seen = torch.minimum(torch.arange(h.shape[1] + 1, device=h.device), ends[:, None])
+        steps = state.steps[:, None] + seen
+        # Padding adds nothing, so that the last of the sums is the one after the last valid step.
+        sums = torch.cat([_wide(state)[:, None], zero_padding(h, lengths).double()], dim=1).cumsum(1)
+        if starts is not None:
+            begins = _begins(starts, ends)
+            is_new = begins >= 0
+            forgotten = sums.gather(1, begins.clamp(min=0)[..., None].expand_as(sums))
+            sums = sums - torch.where(is_new[..., None], forgotten, forgotten.new_zeros(()))
+            steps = torch.where(is_new, seen - begins, steps)
+        running = sums[:, 1:] / steps[:, 1:, None].clamp(min=1)
+        after = _narrow(sums[:, -1], steps[:, -1].clone(), state)  # a view would keep all of the chunk
+        # A row without steps keeps its pair as it is, in the derivatives too.
+        total = torch.where((ends > 0)[:, None, None], after.total, state.total)
+        return running.to(h.dtype), MeanState(total, after.steps)
 
     def step(self, h_t: Tensor, state: MeanState) -> tuple[Tensor, MeanState]:
         """The mean after one more step."""
-        with torch.autocast(h_t.device.type, enabled=False):
-            total = state.total.double() + state.remainder.double() + h_t.double()
-            count = state.count + 1
-            return (total / count[:, None]).to(h_t.dtype), _pair(total, count, state)
+        total, steps = _wide(state) + h_t.double(), state.steps + 1
+        return (total / steps[:, None]).to(h_t.dtype), _narrow(total, steps, state)
 
 
 @register_state
@@ -203,10 +200,16 @@ def _begins(starts: Tensor, ends: Tensor) -> Tensor:
     return torch.cat([marks.new_full((len(marks), 1), -1), marks], dim=1).cummax(1).values
 
 
-def _pair(total: Tensor, count: Tensor, state: MeanState) -> MeanState:
-    """A float64 sum as the pair of a state; no rounding is lost, nor any gradient."""
+def _wide(state: MeanState) -> Tensor:
+    """The sum of a state in float64, (batch, d_model)."""
+    return state.total.double().sum(-1)
+
+
+def _narrow(total: Tensor, steps: Tensor, state: MeanState) -> MeanState:
+    """A float64 sum as a state like `state`; nothing is lost to its rounding, nor any gradient."""
     rounded = total.to(state.total.dtype)
-    return MeanState(rounded, (total - rounded.double()).to(state.remainder.dtype), count)
+    remainder = (total - rounded.double()).to(state.total.dtype)
+    return MeanState(torch.stack([rounded, remainder], dim=-1), steps)
 
 
 def _last(h: Tensor, before: Tensor, lengths: Tensor | None) -> Tensor:
@@ -214,6 +217,6 @@ def _last(h: Tensor, before: Tensor, lengths: Tensor | None) -> Tensor:
     if h.shape[1] == 0:
         return before
     if lengths is None:
-        return h[:, -1]
+        return h[:, -1].clone()
     at = (lengths.to(torch.int64) - 1).clamp(min=0)[:, None, None].expand(-1, 1, h.shape[2])
     return torch.where(lengths[:, None] > 0, h.gather(1, at).squeeze(1), before)

@@ -113,7 +113,7 @@ def _read_fields(wanted: Any, value: Any, path: str) -> Any:
 
 
 def _kind(member: Any) -> str:
-    return next(field.default for field in dataclasses.fields(member) if field.name == "kind")
+    return get_args(get_type_hints(member)["kind"])[0]
 
 
 def _join(path: str, name: str) -> str:

@@ -36,6 +36,8 @@ def run(operator: str, backend: str, device: torch.device, *args: Any) -> Any:
     Autocast is switched off inside: a float32 kernel product would silently run in bfloat16.
     """
     chosen = _choose(operator, backend, args)
+    if not torch.amp.is_autocast_available(device.type):
+        return chosen.run(*args)
     with torch.autocast(device.type, enabled=False):
         return chosen.run(*args)
 

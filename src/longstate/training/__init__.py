@@ -1,1 +1,17 @@
-"""placeholder"""
+"""Training: the configuration, the run that can be killed and continued, and how good the result is."""
+
+from longstate.training.config import TrainingConfig as TrainingConfig
+from longstate.training.evaluate import ClassificationEvaluation as ClassificationEvaluation
+from longstate.training.evaluate import Evaluation as Evaluation
+from longstate.training.evaluate import RegressionEvaluation as RegressionEvaluation
+from longstate.training.evaluate import evaluate as evaluate
+from longstate.training.evaluate import predict as predict
+from longstate.training.evaluate import predict_steps as predict_steps
+from longstate.training.fit import FitResult as FitResult
+from longstate.training.fit import fit as fit
+from longstate.training.initialise import Initialised as Initialised
+from longstate.training.initialise import initialise_from as initialise_from
+from longstate.training.interrupted import Interrupted as Interrupted
+from longstate.training.lightning_door import is_main_process as is_main_process
+from longstate.training.optimizer import parameter_groups as parameter_groups
+from longstate.training.optimizer import schedule as schedule

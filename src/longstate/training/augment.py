@@ -50,8 +50,8 @@ def scale_channels(x: Tensor, mean: Tensor, amount: float, generator: Generator)
         >>> float(y[0, 1, 0]), bool(y[0, 0, 0] + y[0, 2, 0] == 6.0)
         (3.0, True)
     """
-    gain = torch.exp(amount * torch.randn(x.shape[0], 1, x.shape[2], generator=generator, device=x.device, dtype=x.dtype))
-    return mean + (x - mean) * gain
+    exponent = torch.randn(x.shape[0], 1, x.shape[2], generator=generator, device=x.device, dtype=x.dtype)
+    return mean + (x - mean) * torch.exp(amount * exponent)
 
 
 def random_rate(amount: float, generator: Generator) -> float:

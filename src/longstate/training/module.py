@@ -14,10 +14,8 @@ from longstate.training.augment import add_noise, random_rate, scale_channels
 from longstate.training.config import TrainingConfig
 from longstate.training.loaders import EvaluationBatches, TrainingBatches
 from longstate.training.optimizer import parameter_groups, schedule, set_rates
-from longstate.training.standing import Standing
+from longstate.training.standing import CHECKPOINT_KEY, Row, Standing
 from longstate.training.task import Score, build_task
-
-CHECKPOINT_KEY = "longstate"
 
 
 class TrainingModule(L.LightningModule):
@@ -44,6 +42,7 @@ class TrainingModule(L.LightningModule):
         self.validation_recordings = validation
         self.config = config
         self.standing = standing
+        self.last_row: Row | None = None
         self.task = build_task(model.config, train, config)
         mean, deviation = statistics(train, "zscore")
         self.register_buffer("channel_mean", torch.tensor(mean, dtype=torch.float32), persistent=False)
@@ -100,7 +99,8 @@ class TrainingModule(L.LightningModule):
         torch.manual_seed(seed)
         x, rate = self._augmented(batch.x, torch.Generator(batch.x.device).manual_seed(seed))
         score = self.task.score(self.model(x, lengths=batch.lengths, rate=rate), batch.y, batch.lengths)
-        self.sums = self.sums + as_sums(score, len(batch.y))
+        sums = as_sums(score, len(batch.y))
+        self.sums = self.sums.to(sums) + sums
         return score.loss / score.weight.clamp(min=torch.finfo(score.loss.dtype).tiny)
 
     def on_validation_epoch_start(self) -> None:
@@ -111,7 +111,8 @@ class TrainingModule(L.LightningModule):
         """Count one batch, as far as its rows are this process's own."""
         (x, lengths, y), own = batch
         score = self.task.score(self.model(x, lengths=lengths)[:own], y[:own], lengths[:own])
-        self.validation_sums = self.validation_sums + as_sums(score, own)
+        sums = as_sums(score, own)
+        self.validation_sums = self.validation_sums.to(sums) + sums
 
     def on_validation_epoch_end(self) -> None:
         """Add up over the processes."""
@@ -119,8 +120,7 @@ class TrainingModule(L.LightningModule):
 
     def all_sums(self, sums: Tensor) -> Tensor:
         """The sums of every process (processes, 5), in all of them."""
-        gathered = self.all_gather(sums.to(self.device))
-        return torch.as_tensor(gathered).reshape(-1, 5).cpu()
+        return torch.as_tensor(self.all_gather(sums.to(self.device))).reshape(-1, 5).cpu().double()
 
     def start_epoch(self) -> None:
         """Count the training batches from zero."""
@@ -164,6 +164,14 @@ def step_seed(seed: int, step: int, rank: int) -> int:
 
 
 def as_sums(score: Score, rows: int) -> Tensor:
-    """Loss, weight, correct, count and rows of a batch (5,) float64, on the CPU."""
-    sums = torch.stack([part.detach().float() for part in score])
-    return torch.cat([sums.double().cpu(), torch.tensor([rows], dtype=torch.float64)])
+    """Loss, weight, correct, answers and rows of a batch (5,), in float64 where the device knows it."""
+    dtype = torch.float32 if score.loss.device.type == "mps" else torch.float64
+    parts = (*score, torch.full_like(score.answers, rows))
+    return torch.stack([part.detach().to(dtype) for part in parts])
+
+
+def own(module: L.LightningModule) -> TrainingModule:
+    """The module that Lightning hands to a callback, by its own type."""
+    if not isinstance(module, TrainingModule):
+        raise InputError(f"the module is a {type(module).__name__}, but a TrainingModule is needed; use `fit`.")
+    return module

@@ -8,6 +8,9 @@ from torch import Tensor
 
 from longstate._checks import InputError
 
+CHECKPOINT_KEY = "longstate"
+"""Where a checkpoint holds the standing of its run."""
+
 Row = dict[str, float | int | None]
 """One epoch of `log.csv`; None where there is nothing to say (no validation, no classes)."""
 
@@ -24,7 +27,7 @@ class Standing:
         best: The row of the best epoch so far.
         stale: Epochs since the best.
         finished: The run is over: all epochs done, or stopped early.
-        sums: For each process the sums over the batches done of the next epoch: loss, weight, correct, count,
+        sums: For each process the sums over the batches done of the next epoch: loss, weight, correct, answers,
             rows (processes, 5) float64.
     """
 
@@ -47,8 +50,8 @@ class Standing:
         missing = {entry.name for entry in fields(cls)} ^ values.keys()
         if missing:
             raise InputError(
-                f"the checkpoint was written by another version of longstate ({', '.join(sorted(missing))} differ), but "
-                "this one is needed to continue; start the run again."
+                f"the checkpoint was written by another version of longstate ({', '.join(sorted(missing))} differ), "
+                "but this one is needed to continue; start the run again."
             )
         return cls(**values)
 

@@ -9,17 +9,17 @@ from torch import Tensor, nn
 
 from longstate._checks import InputError, valid_steps
 from longstate.data import Recordings
-from longstate.models import ModelConfig
+from longstate.models import ModelConfig, RegressorConfig, TaggerConfig
 from longstate.training.config import TrainingConfig
 
 
 class Score(NamedTuple):
-    """Sums over a batch, each a scalar tensor: the loss is `loss / weight`, the accuracy `correct / count`."""
+    """Sums over a batch, each a scalar tensor: the loss is `loss / weight`, the accuracy `correct / answers`."""
 
     loss: Tensor
     weight: Tensor
     correct: Tensor
-    count: Tensor
+    answers: Tensor
 
 
 class Task(abc.ABC):
@@ -45,7 +45,7 @@ class Classification(Task):
         >>> import torch
         >>> task = Classification(torch.ones(2), label_smoothing=0.0)
         >>> score = task.score(torch.tensor([[2.0, 0.0]]), torch.tensor([0]), torch.tensor([9]))
-        >>> round(float(score.loss), 4), int(score.correct), int(score.count)
+        >>> round(float(score.loss), 4), int(score.correct), int(score.answers)
         (0.1269, 1, 1)
     """
 
@@ -102,18 +102,19 @@ def build_task(model: ModelConfig, train: Recordings, config: TrainingConfig) ->
         InputError: If the recordings have other labels than the model has outputs.
     """
     check_labels(model, train)
-    if model.kind == "regressor":
+    if isinstance(model, RegressorConfig):
         return Regression(torch.from_numpy(target_scale(train)))
     weights = torch.ones(len(model.classes))
     if config.class_weights == "balanced":
         weights = torch.from_numpy(balanced_weights(train, len(model.classes)))
-    task = Tagging if model.kind == "tagger" else Classification
+    task = Tagging if isinstance(model, TaggerConfig) else Classification
     return task(weights, label_smoothing=config.label_smoothing)
 
 
 def check_labels(model: ModelConfig, recordings: Recordings) -> None:
     """Raise unless the recordings are labelled, by the model's own classes or targets."""
-    wanted = {"regressor": "regression", "tagger": "tagging"}.get(model.kind, "classification")
+    is_regressor = isinstance(model, RegressorConfig)
+    wanted = "regression" if is_regressor else "tagging" if isinstance(model, TaggerConfig) else "classification"
     if len(recordings) == 0:
         raise InputError("there are no recordings, but at least one is needed; look at the split.")
     if recordings.task != wanted:
@@ -121,21 +122,31 @@ def check_labels(model: ModelConfig, recordings: Recordings) -> None:
             f"the recordings are labelled for {recordings.task}, but a {model.kind} needs {wanted}; "
             "choose another kind of model, or read the labels for it."
         )
-    ours = model.targets if model.kind == "regressor" else model.classes
-    theirs = recordings.targets if model.kind == "regressor" else recordings.classes
+    ours = model.targets if isinstance(model, RegressorConfig) else model.classes
+    theirs = recordings.targets if is_regressor else recordings.classes
     if ours != theirs:
         raise InputError(
             f"the recordings are labelled {', '.join(theirs)}, but the model knows {', '.join(ours)}, in that order; "
             "use `recordings.with_classes(model.config.classes)`, or train a model with those."
         )
+    check_channels(model, recordings)
+    for name, label in zip(recordings.names, recordings.y, strict=True):
+        if not (np.isfinite(label).all() if is_regressor else (np.asarray(label) >= 0).any()):
+            raise InputError(f"{name} has no label, but one is needed here; label it, or leave it out.")
+
+
+def check_channels(model: ModelConfig, recordings: Recordings) -> None:
+    """Raise unless the recordings have the channels that the model takes."""
     if len(recordings.channels) != model.d_input:
         raise InputError(
             f"the recordings have {len(recordings.channels)} channels, but the model takes {model.d_input}; "
             "choose the same channels."
         )
-    for name, label in zip(recordings.names, recordings.y, strict=True):
-        if not (np.isfinite(label).all() if wanted == "regression" else (np.asarray(label) >= 0).any()):
-            raise InputError(f"{name} has no label, but one is needed here; label it, or leave it out.")
+    if model.channels is not None and recordings.channels != model.channels:
+        raise InputError(
+            f"the recordings have the channels {', '.join(recordings.channels)}, but the model takes "
+            f"{', '.join(model.channels)}, in that order; choose the same channels."
+        )
 
 
 def target_scale(recordings: Recordings) -> np.ndarray:

@@ -43,7 +43,7 @@ def check_layer(
         LawViolation: A law is broken; the message names it, the difference and the tolerance.
 
     Example:
-        >>> from longstate.layers import S4D
+        >>> from longstate import S4D, check_layer
         >>> report = check_layer(S4D(d_model=4, d_state=8), programs=False)
         >>> all(found.difference <= found.tolerance for found in report)
         True
@@ -56,12 +56,12 @@ def check_layer(
         check_purity(layer, make_input=make_input, length=length),
         check_training_statistics(layer, make_input=make_input, length=length),
         check_gradients(layer, make_input=make_input),
+        check_gradients_of_rows(layer, make_input=make_input),
         check_dtype_and_device(layer, make_input=make_input, length=length),
         check_copies(layer, make_input=make_input),
     ]
     if isinstance(layer, CausalLayer):
         found.append(check_causality(layer, make_input=make_input))
-        found.append(check_gradients_of_rows(layer, make_input=make_input))
     if programs:
         found.append(check_export(layer, make_input=make_input))
         found.append(check_compile(layer, make_input=make_input))

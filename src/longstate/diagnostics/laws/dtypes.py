@@ -32,8 +32,8 @@ def check_dtype_and_device(
         LawViolation: A dtype or device changes, or autocast reaches what must stay exact.
 
     Example:
-        >>> from longstate.layers import S4D
-        >>> check_dtype_and_device(S4D(d_model=4, d_state=8)).tolerance
+        >>> from longstate import S4D, diagnostics
+        >>> diagnostics.laws.check_dtype_and_device(S4D(d_model=4, d_state=8)).tolerance
         0.05
     """
     trial = Trial("dtype and device", copied(layer).float(), make_input, tolerance=AUTOCAST_TOLERANCE)

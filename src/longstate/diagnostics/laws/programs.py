@@ -1,7 +1,9 @@
 """The laws about layers as programs: saved, copied, exported and compiled."""
 
 import io
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -33,8 +35,8 @@ def check_copies(layer: SequenceLayer, *, make_input: MakeInput | None = None, l
         LawViolation: Something that matters is not saved, or is shared by copies.
 
     Example:
-        >>> from longstate.layers import S4D
-        >>> check_copies(S4D(d_model=4, d_state=8)).difference
+        >>> from longstate import S4D, diagnostics
+        >>> diagnostics.laws.check_copies(S4D(d_model=4, d_state=8)).difference
         0.0
     """
     trial = Trial("copies", layer, make_input, tolerance=0.0)
@@ -67,19 +69,20 @@ def check_export(layer: SequenceLayer, *, make_input: MakeInput | None = None, l
         LawViolation: A view cannot be exported, or its program gives other numbers.
 
     Example:
-        >>> from longstate.layers import S4D
-        >>> check_export(S4D(d_model=4, d_state=8), length=4).law
+        >>> from longstate import S4D, diagnostics
+        >>> diagnostics.laws.check_export(S4D(d_model=4, d_state=8), length=4).law
         'torch.export'
     """
     trial = Trial("torch.export", layer, make_input)
     for view, (module, arguments) in _views(trial, length).items():
         try:
-            program = torch.export.export(module, arguments)
-            program.example_inputs = None  # they would be pickled
-            written = io.BytesIO()
-            torch.export.save(program, written)
-            written.seek(0)
-            found = torch.export.load(written).module()(*arguments)
+            with _torch_may_warn():
+                program = torch.export.export(module, arguments)
+                program.example_inputs = None  # they would be pickled
+                written = io.BytesIO()
+                torch.export.save(program, written)
+                written.seek(0)
+                found = torch.export.load(written).module()(*arguments)
         except (RuntimeError, NotImplementedError, ValueError, TypeError) as error:
             raise trial.refuse(f"{view} cannot be exported ({first_line(error)})") from error
         _compare_trees(trial, f"{view} and its exported program differ", found, module(*arguments))
@@ -106,20 +109,22 @@ def check_compile(
         LawViolation: A view breaks the graph, or compiled it gives other numbers.
 
     Example:
-        >>> from longstate.layers import S4D
-        >>> check_compile(S4D(d_model=4, d_state=8), length=4).law
+        >>> from longstate import S4D, diagnostics
+        >>> diagnostics.laws.check_compile(S4D(d_model=4, d_state=8), length=4).law
         'torch.compile'
     """
     trial = Trial("torch.compile", layer, make_input)
     for view, (module, arguments) in _views(trial, length).items():
         torch.compiler.reset()
         try:
-            found = torch.compile(module, fullgraph=True, backend=backend)(*arguments)
+            with _torch_may_warn():
+                found = torch.compile(module, fullgraph=True, backend=backend)(*arguments)
+                slopes = _slopes(module, found)
         except RuntimeError as error:
             raise trial.refuse(f"{view} cannot be compiled ({first_line(error)})") from error
         expected = module(*arguments)
         _compare_trees(trial, f"{view} and its compiled form differ", found, expected)
-        slopes, exact = _slopes(module, found), _slopes(module, expected)
+        exact = _slopes(module, expected)
         _compare_trees(trial, f"gradients of {view} and of its compiled form differ", slopes, exact)
     torch.compiler.reset()
     return trial.result()
@@ -135,6 +140,14 @@ class _View(nn.Module):
 
     def forward(self, *arguments: Any) -> Any:
         return self.call(self.layer, *arguments)
+
+
+@contextmanager
+def _torch_may_warn() -> Iterator[None]:
+    """Ignore what torch says about its own code while it traces; it is not about the layer."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"torch\.")
+        yield
 
 
 def _views(trial: Trial[Any], length: int) -> dict[str, tuple[nn.Module, tuple[Any, ...]]]:

@@ -35,8 +35,8 @@ def check_purity(layer: SequenceLayer, *, make_input: MakeInput | None = None, l
         LawViolation: Something was written to, or the second call differs.
 
     Example:
-        >>> from longstate.layers import S4D
-        >>> check_purity(S4D(d_model=4, d_state=8)).difference
+        >>> from longstate import S4D, diagnostics
+        >>> diagnostics.laws.check_purity(S4D(d_model=4, d_state=8)).difference
         0.0
     """
     trial = Trial("purity", layer, make_input, tolerance=0.0)
@@ -88,8 +88,8 @@ def check_training_statistics(
         LawViolation: A parameter was written to, or the statistics know of the padding.
 
     Example:
-        >>> from longstate.layers import S4D
-        >>> check_training_statistics(S4D(d_model=4, d_state=8)).difference
+        >>> from longstate import S4D, diagnostics
+        >>> diagnostics.laws.check_training_statistics(S4D(d_model=4, d_state=8)).difference
         0.0
     """
     trial = Trial("training statistics", layer, make_input)

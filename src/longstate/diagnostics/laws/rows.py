@@ -1,6 +1,7 @@
 """The laws about rows of a batch: padded, packed, and beside other rows."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -53,8 +54,8 @@ def check_padded_rows(
         LawViolation: Padding changes a valid output or a state.
 
     Example:
-        >>> from longstate.layers import S4D
-        >>> check_padded_rows(S4D(d_model=4, d_state=8).double(), length=6, lengths=[0, 4]).tolerance
+        >>> from longstate import S4D, diagnostics
+        >>> diagnostics.laws.check_padded_rows(S4D(d_model=4, d_state=8).double(), length=6, lengths=[0, 4]).tolerance
         1e-10
     """
     trial = Trial("padded rows = rows alone", layer, make_input)
@@ -91,8 +92,8 @@ def check_packed_rows(
         InputError: The layer refuses `starts`.
 
     Example:
-        >>> from longstate.layers import S4D
-        >>> check_packed_rows(S4D(d_model=4, d_state=8).double(), length=9).law
+        >>> from longstate import S4D, diagnostics
+        >>> diagnostics.laws.check_packed_rows(S4D(d_model=4, d_state=8).double(), length=9).law
         'packed rows = sequences alone'
     """
     trial = Trial("packed rows = sequences alone", layer, make_input)
@@ -124,8 +125,8 @@ def check_rows_do_not_interact(
         LawViolation: Another row shows.
 
     Example:
-        >>> from longstate.layers import S4D
-        >>> check_rows_do_not_interact(S4D(d_model=4, d_state=8).double()).tolerance
+        >>> from longstate import S4D, diagnostics
+        >>> diagnostics.laws.check_rows_do_not_interact(S4D(d_model=4, d_state=8).double()).tolerance
         1e-10
     """
     trial = Trial("rows do not interact", layer, make_input)
@@ -191,11 +192,29 @@ def sequences_alone(
     return rows
 
 
+def forward_alone(
+    layer: SequenceLayer, x: Tensor, counts: list[int], starts: Tensor | None
+) -> dict[tuple[int, int, int], Tensor]:
+    """`forward` of each sequence by its row, begin and end; only of a row's last one if a row has one output."""
+    found = {}
+    for row, count in enumerate(counts):
+        for begin, end in _borders(None if starts is None else starts[row], count):
+            alone = layer.forward(x[row : row + 1, begin:end])
+            if alone.dim() > 2 or end == count:
+                found[row, begin, end] = alone
+    return found
+
+
+def of_sequence(y: Tensor, row: int, begin: int, end: int) -> Tensor:
+    """The outputs of one sequence in those of a batch; the row's only one if there is one a row."""
+    return y[row : row + 1] if y.dim() == 2 else y[row : row + 1, begin:end]
+
+
 def _borders(starts: Tensor | None, count: int) -> list[tuple[int, int]]:
     """Begin and end of each sequence among the first `count` elements of a row."""
     inside = [] if starts is None else [t for t in range(1, count) if starts[t]]
     edges = [0, *inside, count]
-    return list(zip(edges, edges[1:], strict=False)) if count else []
+    return list(pairwise(edges)) if count else []
 
 
 def _compare_rows(trial: Trial[Any], counts: list[int], length: int, starts: Tensor | None) -> None:
@@ -204,38 +223,28 @@ def _compare_rows(trial: Trial[Any], counts: list[int], length: int, starts: Ten
     lengths = torch.tensor(counts, device=trial.device)
     marks = None if starts is None else starts.to(trial.device)
     padding = torch.arange(length, device=trial.device) >= lengths[:, None]
-    given = None if starts is not None and not padding.any() else lengths
+    full = starts is not None and not padding.any()
     with torch.no_grad():
         x = trial.draw(len(counts), length)
-        for filler in FILLERS:
+        sequences = forward_alone(layer, x, counts, starts)
+        state, rows = None, []
+        if isinstance(layer, CausalLayer):
+            state = carried_state(trial, len(counts))
+            rows = sequences_alone(layer, x, state, counts, starts)
+        for filler in FILLERS[:1] if full else FILLERS:
             filled = x.clone()
             filled[padding] = filler
-            context = f"of rows with padding of {filler}" if given is not None else "of full rows"
-            _compare_forward(trial, layer.forward(filled, lengths=given, starts=marks), x, counts, starts, context)
-            if isinstance(layer, CausalLayer):
-                state = carried_state(trial, len(counts))
-                expected = sequences_alone(layer, x, state, counts, starts)
-                y, after = layer.forward_with_state(filled, state, lengths=given, starts=marks)
-                trial.compare(
-                    f"outputs {context} differ",
-                    [(y[row : row + 1, :n], expected[row].outputs) for row, n in enumerate(counts) if n],
-                )
-                finals = [(select_row(after, row), expected[row].state) for row in range(len(counts))]
-                compare_states(trial, f"the final states {context}", finals)
-
-
-def _compare_forward(
-    trial: Trial[Any], found: Tensor, x: Tensor, counts: list[int], starts: Tensor | None, context: str
-) -> None:
-    """`forward` on the batch against `forward` on each sequence alone; a model's one output is the last sequence's."""
-    pairs = []
-    for row, count in enumerate(counts):
-        for begin, end in _borders(None if starts is None else starts[row], count):
-            alone = trial.layer.forward(x[row : row + 1, begin:end])
-            if alone.dim() > 2:
-                pairs.append((found[row : row + 1, begin:end], alone))
-            elif end == count:
-                pairs.append((found[row : row + 1], alone))
-    trial.compare(f"outputs of `forward` {context} differ", pairs)
-    if found.dim() == 2 and not found.isfinite().all():
-        raise trial.refuse(f"outputs of `forward` {context} are not finite")
+            context = "of full rows" if full else f"of rows with padding of {filler}"
+            given: dict[str, Any] = {"lengths": None if full else lengths, "starts": marks}
+            y = layer.forward(filled, **given)
+            pairs = [(of_sequence(y, *place), alone) for place, alone in sequences.items()]
+            trial.compare(f"outputs of `forward` {context} differ", pairs)
+            if y.dim() == 2 and not y.isfinite().all():
+                raise trial.refuse(f"outputs of `forward` {context} are not finite")
+            if not isinstance(layer, CausalLayer):
+                continue
+            y, after = layer.forward_with_state(filled, state, **given)
+            pairs = [(y[row : row + 1, :n], rows[row].outputs) for row, n in enumerate(counts) if n]
+            trial.compare(f"outputs {context} differ", pairs)
+            finals = [(select_row(after, row), alone.state) for row, alone in enumerate(rows)]
+            compare_states(trial, f"the final states {context}", finals)

@@ -38,8 +38,8 @@ def check_parallel_equals_stepped(
         LawViolation: The views differ.
 
     Example:
-        >>> from longstate.layers import S4D
-        >>> check_parallel_equals_stepped(S4D(d_model=4, d_state=8).double()).tolerance
+        >>> from longstate import S4D, diagnostics
+        >>> diagnostics.laws.check_parallel_equals_stepped(S4D(d_model=4, d_state=8).double()).tolerance
         1e-10
     """
     trial = Trial("parallel = stepped" if rate is None else f"rate={rate}", layer, make_input)
@@ -75,8 +75,8 @@ def check_whole_equals_chunked(
         layer: What is examined; it is copied first.
         make_input: Draws an input from (batch, length); by default normal numbers (batch, length, d_model).
         length: Elements of the sequence.
-        chunks: Ways to cut, each a list of chunk lengths that add up to `length`; by default every cut in two, and
-            chunks of 1, 2, 3 and 5 elements throughout.
+        chunks: Ways to cut, each a list of chunk lengths that add up to `length`; by default every cut in two (an
+            empty chunk among them), and chunks of 1, 2, 3 and 5 elements throughout.
         rate: Given to all chunks alike.
 
     Returns:
@@ -86,14 +86,15 @@ def check_whole_equals_chunked(
         LawViolation: A cut changes the numbers.
 
     Example:
-        >>> from longstate.layers import S4D
-        >>> check_whole_equals_chunked(S4D(d_model=4, d_state=8).double(), length=9, chunks=[[2, 7]]).tolerance
+        >>> from longstate import S4D, diagnostics
+        >>> layer = S4D(d_model=4, d_state=8).double()
+        >>> diagnostics.laws.check_whole_equals_chunked(layer, length=9, chunks=[[2, 7]]).tolerance
         1e-10
     """
     trial = Trial("whole = chunked" if rate is None else f"rate={rate}", layer, make_input)
     layer = trial.layer
     if chunks is None:
-        chunks = [(cut, length - cut) for cut in range(1, length)]
+        chunks = [(cut, length - cut) for cut in range(length + 1)]
         chunks += [(size,) * (length // size) + (length % size,) * (length % size > 0) for size in (1, 2, 3, 5)]
     with torch.no_grad():
         x = trial.draw(2, length)
@@ -131,8 +132,8 @@ def check_rate(
         InputError: The layer has no time scale and refuses `rate`.
 
     Example:
-        >>> from longstate.layers import S4D
-        >>> check_rate(S4D(d_model=4, d_state=8).double()).law
+        >>> from longstate import S4D, diagnostics
+        >>> diagnostics.laws.check_rate(S4D(d_model=4, d_state=8).double()).law
         'rate=2.0'
     """
     trial = Trial(f"rate={rate}", layer, make_input)
@@ -168,10 +169,15 @@ def check_running_decision(
         LawViolation: The decision for the whole is not the last running one.
 
     Example:
+        >>> import torch
+        >>> from longstate import diagnostics
         >>> from longstate.models import BackboneConfig, ClassifierConfig, SequenceClassifier
         >>> backbone = BackboneConfig(d_model=4, n_layers=1)
         >>> model = SequenceClassifier(ClassifierConfig(d_input=3, classes=("walk", "run"), backbone=backbone))
-        >>> check_running_decision(model.double(), make_input=lambda batch, length: torch.randn(batch, length, 3)).law
+        >>> found = diagnostics.laws.check_running_decision(
+        ...     model.double(), make_input=lambda batch, length: torch.randn(batch, length, 3)
+        ... )
+        >>> found.law
         'forward = last running decision'
     """
     trial = Trial("forward = last running decision", layer, make_input)
