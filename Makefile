@@ -13,7 +13,7 @@ test: $(VENV)/.test
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/pyright
-	$(VENV)/bin/python -m pytest -n 2 --dist worksteal -m "not slow"
+	$(VENV)/bin/python -m pytest -n 2 --dist worksteal
 
 develop: $(VENV)/bin/python # an editable install, for those who change the code
 	$(PIP) --editable '.[test]'

@@ -26,7 +26,11 @@ TOP_ROOMS = {"cli"}
 CORE = {"torch", "numpy", "safetensors", "longstate", *sys.stdlib_module_names}
 OPTIONAL = ("lightning", "pandas", "pyarrow", "pydantic", "typer", "rich", "yaml", "matplotlib", "scipy")
 # A module that subclasses a class of an optional package may import it at its top, and is itself imported lazily.
-MAY_SUBCLASS: dict[str, set[str]] = {}
+MAY_SUBCLASS: dict[str, set[str]] = {
+    "training/keeper.py": {"lightning"},
+    "training/module.py": {"lightning"},
+    "training/progress.py": {"lightning", "rich"},
+}
 
 
 def modules() -> list[Path]:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
+
 from longstate import models
 from longstate.cli.entry import main
 from longstate.models import BackboneConfig, ClassifierConfig, InputStatistics, S4DConfig
@@ -56,7 +57,7 @@ def classifier() -> models.SequenceClassifier:
         sampling_rate=50.0,
     )
     model = models.SequenceClassifier(config)
-    torch.nn.init.normal_(model.head.weight, std=3.0)
+    torch.nn.init.normal_(model.head.weight, std=1.0)
     return model.eval()
 
 

@@ -166,6 +166,13 @@ class TestResume:
         assert [len(list(loader)) for _ in range(3)] == [1, 3, 3]
         assert loader.state_dict() == {"epoch": 9, "index": 3}
 
+    def test_an_abandoned_rest_is_not_continued(self):
+        loader = Loader(recordings(6), 2)
+        loader.load_state_dict({"epoch": 7, "index": 1})
+        next(iter(loader))
+        assert len(list(loader)) == 3
+        assert loader.state_dict() == {"epoch": 8, "index": 3}
+
     def test_an_iterator_that_is_never_used_changes_nothing(self):
         loader = Loader(recordings(6), 2)
         loader.load_state_dict({"epoch": 1, "index": 1})

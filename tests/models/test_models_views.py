@@ -1,6 +1,7 @@
 """Models: three views of one answer, raw input, and every argument passed through."""
 
 import copy
+import inspect
 import math
 from itertools import pairwise
 from typing import Any
@@ -276,6 +277,7 @@ def test_the_backbone_is_the_stack_of_its_layers() -> None:
 
 
 def test_causal_models_are_abstract_or_final() -> None:
+    assert inspect.isabstract(CausalModel)
     assert len(CausalModel.__subclasses__()) == 3
     assert not any(cls.__subclasses__() for cls in CausalModel.__subclasses__())
     assert not issubclass(BidirectionalClassifier, CausalLayer)

@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch import Generator
 
-from longstate.training.augment import add_noise, random_rate, scale_channels
+from longstate import InputError
+from longstate.training.augment import add_noise, flip_channels, random_rate, scale_channels
+from longstate.training.module import flipped_channels
 
 
 def generator(seed: int = 0) -> Generator:
@@ -43,12 +45,28 @@ def test_the_logarithm_of_gain_and_rate_has_the_amount_as_deviation() -> None:
     [
         lambda g: add_noise(X, torch.ones(3), 0.1, g),
         lambda g: scale_channels(X, torch.zeros(3), 0.1, g),
+        lambda g: flip_channels(X.repeat(9, 1, 1), torch.tensor([True, False, True]), g),
         lambda g: torch.tensor(random_rate(0.1, g)),
     ],
-    ids=["noise", "scale", "rate"],
+    ids=["noise", "scale", "flip", "rate"],
 )
 def test_the_seed_decides_and_the_input_stays(change) -> None:
     before = X.clone()
     assert torch.equal(change(generator(1)), change(generator(1)))
     assert not torch.equal(change(generator(1)), change(generator(2)))
     assert torch.equal(X, before)
+
+
+def test_the_named_channels_flip_together_in_half_of_the_rows() -> None:
+    x = torch.rand(2000, 3, 3) + 1
+    y = flip_channels(x, flipped_channels(("ax", "3"), ("ax", "ay", "az")), generator())
+    signs = (y / x).round()
+    assert torch.equal(signs[..., 0], signs[..., 2])
+    assert (signs[..., 1] == 1).all()
+    assert torch.equal(signs, signs[:, :1].expand_as(signs))
+    assert float((signs[:, 0, 0] < 0).float().mean()) == pytest.approx(0.5, abs=0.05)
+
+
+def test_a_channel_that_is_not_there_is_named() -> None:
+    with pytest.raises(InputError, match="`flip` names the channel 'wx', but the recordings have ax, ay; name one"):
+        flipped_channels(("wx",), ("ax", "ay"))

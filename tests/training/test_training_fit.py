@@ -5,6 +5,8 @@ import dataclasses
 import importlib.util
 import json
 import logging
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -271,6 +273,15 @@ def test_missing_packages_are_named_with_the_line_that_brings_them(
     absent.add("lightning")
     with pytest.raises(InputError, match=r"lightning is not installed, .*; run `pip install 'longstate\[train\]'`"):
         fit(classifier(recordings), recordings, None, one, tmp_path / "b", progress=False)
+
+
+def test_predicting_and_configuring_load_no_optional_package() -> None:
+    code = (
+        "import sys, longstate.training as t; t.TrainingConfig(); t.predict; t.evaluate; t.fit\n"
+        "print([name for name in ('lightning', 'rich', 'matplotlib', 'pydantic') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_a_step_seed_is_different_for_every_step_rank_and_seed() -> None:

@@ -1,5 +1,6 @@
 """`longstate demo`: train on eight people, test on two whom the model never saw, then stream one of them."""
 
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -91,7 +92,8 @@ def prepare(output: Path) -> None:
         raise InputError(f"{output} is not empty and no earlier demo made it; choose another folder with --output.")
     output.mkdir(parents=True, exist_ok=True)
     atomic.write(output / MARK, b"{}\n")
-    (output / "checkpoints" / "last.ckpt").unlink(missing_ok=True)
+    for made in ("checkpoints", "model"):
+        shutil.rmtree(output / made, ignore_errors=True)
 
 
 def judge(plan: Plan, run: Run, parts: dict[str, data.Recordings], output: Path) -> None:
@@ -106,8 +108,8 @@ def judge(plan: Plan, run: Run, parts: dict[str, data.Recordings], output: Path)
     print_evaluation(evaluation, "People 9 and 10, whom the model never saw")
     print(
         f"accuracy on two unseen people: {evaluation.accuracy:.3f}\n"
-        f"beside it: {FOREST:.3f}, a random forest on summary statistics; its mean over all ten people, each left out in\n"
-        "turn (0.71 to 1.00 by person). Two people cannot rank the two: recipes/watch.yaml leaves out each of the ten.\n"
+        f"beside it: {FOREST:.3f}, a random forest on summary statistics; its mean over ten people, each left out in turn\n"
+        "(0.71 to 1.00 by person). Two people cannot rank the two: recipes/watch.yaml leaves out each of the ten.\n"
     )
 
 

@@ -12,7 +12,7 @@ from longstate.cli.evaluate import print_evaluation
 from longstate.cli.folds import leave_one_group_out
 from longstate.cli.prepare import divide, read_source
 from longstate.cli.runs import Options, Run, facts, train
-from longstate.cli.trained import write_facts
+from longstate.cli.trained import pick_device, write_facts
 from longstate.models import atomic
 from longstate.training.lightning_door import is_main_process
 
@@ -53,6 +53,7 @@ def run_fit(
     if show:
         sys.stdout.write(to_yaml(to_tree(plan.config)))
         return
+    pick_device(plan.config.training.device)
     try:
         if plan.config.evaluation.protocol == "leave_one_group_out":
             leave_one_group_out(plan, options)

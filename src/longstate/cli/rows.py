@@ -68,7 +68,9 @@ def csv_rows(blocks: Iterable[bytes], width: int, channels: Sequence[str] | None
                 f"standard input, row {number}: {len(cells)} values came, but {count} are needed for the {width} "
                 f"channels of the model{_named(channels)}; send {count} values a line, separated by commas."
             )
-        row = np.array([_number(cells[column], number, column) for column in columns], np.float32)
+        values = [_number(cells[column], number, column) for column in columns]
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused below
+            row = np.array(values, np.float32)
         _check_finite(row, number, [cells[column] for column in columns])
         yield row
 

@@ -39,7 +39,7 @@ def load_trained(folder: Path, *, device: str = "auto") -> Trained:
     """
     inner = folder / "model"
     folder = inner if inner.is_dir() else folder
-    model = models.load(folder).to(_device(device))
+    model = models.load(folder).to(pick_device(device))
     return Trained(model, folder, read_facts(folder))
 
 
@@ -118,10 +118,15 @@ def rows_named(recordings: data.Recordings, names: Sequence[str]) -> list[int]:
     return [row for row, name in enumerate(recordings.names) if name in wanted]
 
 
-def _device(name: str) -> torch.device:
-    check_choice(name, DEVICES, name="--device")
+def pick_device(name: str) -> torch.device:
+    """The device that a name means on this machine.
+
+    Raises:
+        InputError: If it is not here.
+    """
+    check_choice(name, DEVICES, name="device")
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if (name == "cuda" and not torch.cuda.is_available()) or (name == "mps" and not torch.backends.mps.is_available()):
-        raise InputError(f"--device is {name!r}, but this machine has none; choose cpu or auto.")
+        raise InputError(f"`device` is {name!r}, but this machine has none; choose cpu or auto.")
     return torch.device(name)

@@ -8,7 +8,7 @@ from longstate._checks import InputError, check_choice
 from longstate.data.recordings import Recordings
 
 Kind = Literal["zscore", "minmax", "none"]
-SMALLEST = float(np.finfo(np.float32).tiny)
+SMALLEST = float(np.finfo(np.float32).tiny)  # the model divides in float32
 
 
 class Statistics(NamedTuple):
@@ -43,17 +43,16 @@ def statistics(recordings: Recordings, kind: Kind = "zscore") -> Statistics:
     if len(recordings) == 0:
         raise InputError("there are no recordings, but statistics need one at least; give the training part.")
     channels = len(recordings.channels)
-    low = np.min([row.min(axis=0) for row in recordings.x], axis=0).astype(np.float64)
-    high = np.max([row.max(axis=0) for row in recordings.x], axis=0).astype(np.float64)
     if kind == "none":
         shift, scale = np.zeros(channels), np.ones(channels)
     elif kind == "minmax":
-        shift, scale = low, high - low
+        shift = np.min([row.min(axis=0) for row in recordings.x], axis=0).astype(np.float64)
+        scale = np.max([row.max(axis=0) for row in recordings.x], axis=0) - shift
     else:
         steps = recordings.lengths.sum()
         shift = sum((row.sum(axis=0, dtype=np.float64) for row in recordings.x), np.zeros(channels)) / steps
         squares = sum((np.square(row - shift).sum(axis=0) for row in recordings.x), np.zeros(channels))
         scale = np.sqrt(squares / steps)
-    # a constant channel may leave rounding errors in its deviation, so its range decides
-    scale = np.where((high == low) | (scale < SMALLEST), 1.0, scale)
+    # float64 adds up to 2^29 equal float32 numbers without rounding, so a constant channel comes out as exactly 0
+    scale = np.where(scale < SMALLEST, 1.0, scale)
     return Statistics(tuple(shift.tolist()), tuple(scale.tolist()))

@@ -4,6 +4,7 @@ from typing import Any, Generic, TypeVar
 
 from torch import Tensor, nn
 
+from longstate._checks import check_lengths, check_sequence, zero_padding
 from longstate.layers.base import CausalLayer, SequenceLayer
 from longstate.layers.norm import build_norm
 
@@ -43,6 +44,9 @@ class Residual(CausalLayer[State], Generic[State]):
         starts: Tensor | None = None,
     ) -> Tensor:
         """The whole sequence in parallel."""
+        check_sequence(x, self.d_model)
+        check_lengths(lengths, x)
+        x = zero_padding(x, lengths)  # or the norm's backward would meet its NaN
         return x + self.dropout(self.layer(self.norm(x, lengths), lengths=lengths, rate=rate, starts=starts))
 
     def initial_state(self, batch_size: int) -> State:
@@ -59,6 +63,9 @@ class Residual(CausalLayer[State], Generic[State]):
         starts: Tensor | None = None,
     ) -> tuple[Tensor, State]:
         """A chunk in parallel, with the layer's state."""
+        check_sequence(x, self.d_model)
+        check_lengths(lengths, x)
+        x = zero_padding(x, lengths)
         y, state = self.layer.forward_with_state(
             self.norm(x, lengths), state, lengths=lengths, rate=rate, starts=starts
         )
@@ -103,4 +110,7 @@ class BidirectionalResidual(SequenceLayer):
         starts: Tensor | None = None,
     ) -> Tensor:
         """The whole sequence in parallel."""
+        check_sequence(x, self.d_model)
+        check_lengths(lengths, x)
+        x = zero_padding(x, lengths)  # or the norm's backward would meet its NaN
         return x + self.dropout(self.layer(self.norm(x, lengths), lengths=lengths, rate=rate, starts=starts))

@@ -1,13 +1,14 @@
 """What all causal models share: encoder, backbone, pooling and head in three exact views."""
 
-from typing import Any
+import abc
+from typing import Any, Generic, TypeVar
 
 from torch import Tensor, nn
 
 from longstate._checks import check_element, check_lengths, check_sequence, check_starts, zero_padding
 from longstate.layers.base import CausalLayer
 from longstate.models.backbone import Backbone
-from longstate.models.config import ModelConfig
+from longstate.models.config import ClassifierConfig, RegressorConfig, TaggerConfig
 from longstate.models.input import InputEncoder
 from longstate.models.pooling import Pooling
 
@@ -15,21 +16,27 @@ ModelState = tuple[tuple[Any, ...], Any]
 """State of a causal model: that of its backbone and that of its pooling."""
 
 
-class CausalModel(CausalLayer[ModelState]):
+Config = TypeVar("Config", ClassifierConfig, TaggerConfig, RegressorConfig)
+
+
+class CausalModel(CausalLayer[ModelState], Generic[Config]):
     """A causal model over its own spaces, (batch, length, d_input) to (batch, d_output); abstract.
 
         y_t = head(pooling(backbone(encoder(x_1 .. x_t))))
 
     `forward` gives y after the last valid step of each row, `forward_with_state` after every step (the running
-    answer), `step` after one more. A subclass makes the parts in its `__init__`, and `d_model` is the width of its
-    input.
+    answer), `step` after one more. `d_model` is the width of the input; a subclass says what pools and what answers.
     """
 
-    config: ModelConfig
-    encoder: InputEncoder
-    backbone: Backbone
-    pooling: Pooling[Any]
-    head: nn.Module
+    @abc.abstractmethod
+    def __init__(self, config: Config, pooling: Pooling[Any], head: nn.Module) -> None:
+        super().__init__()
+        self.config = config
+        self.d_model = config.d_input
+        self.encoder = InputEncoder(config.d_input, config.backbone.d_model, config.statistics)
+        self.backbone = Backbone(config.backbone)
+        self.pooling = pooling
+        self.head = head
 
     def forward(
         self,

@@ -2,14 +2,12 @@
 
 from torch import nn
 
-from longstate.models.backbone import Backbone
 from longstate.models.causal import CausalModel
 from longstate.models.config import ClassifierConfig
-from longstate.models.input import InputEncoder
 from longstate.models.pooling import build_pooling
 
 
-class SequenceClassifier(CausalModel):
+class SequenceClassifier(CausalModel[ClassifierConfig]):
     """One label a sequence, and while it runs the decision so far.
 
         logits_t = W pooling(h_1 .. h_t) + b,    h = backbone(encoder(x))
@@ -39,10 +37,4 @@ class SequenceClassifier(CausalModel):
     """
 
     def __init__(self, config: ClassifierConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.d_model = config.d_input
-        self.encoder = InputEncoder(config.d_input, config.backbone.d_model, config.statistics)
-        self.backbone = Backbone(config.backbone)
-        self.pooling = build_pooling(config.pooling)
-        self.head = nn.Linear(config.backbone.d_model, len(config.classes))
+        super().__init__(config, build_pooling(config.pooling), nn.Linear(config.backbone.d_model, len(config.classes)))

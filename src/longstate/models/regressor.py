@@ -1,13 +1,12 @@
 """The causal model of numbers about whole sequences."""
 
-from longstate.models.backbone import Backbone
 from longstate.models.causal import CausalModel
 from longstate.models.config import RegressorConfig
-from longstate.models.input import InputEncoder, TargetDecoder
+from longstate.models.input import TargetDecoder
 from longstate.models.pooling import build_pooling
 
 
-class SequenceRegressor(CausalModel):
+class SequenceRegressor(CausalModel[RegressorConfig]):
     """Numbers about a sequence, and while it runs the estimate so far.
 
         y_t = (W pooling(h_1 .. h_t) + b) * scale + shift,    h = backbone(encoder(x))
@@ -37,10 +36,5 @@ class SequenceRegressor(CausalModel):
     """
 
     def __init__(self, config: RegressorConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.d_model = config.d_input
-        self.encoder = InputEncoder(config.d_input, config.backbone.d_model, config.statistics)
-        self.backbone = Backbone(config.backbone)
-        self.pooling = build_pooling(config.pooling)
-        self.head = TargetDecoder(config.backbone.d_model, len(config.targets), config.target_statistics)
+        head = TargetDecoder(config.backbone.d_model, len(config.targets), config.target_statistics)
+        super().__init__(config, build_pooling(config.pooling), head)

@@ -2,14 +2,12 @@
 
 from torch import nn
 
-from longstate.models.backbone import Backbone
 from longstate.models.causal import CausalModel
 from longstate.models.config import TaggerConfig
-from longstate.models.input import InputEncoder
 from longstate.models.pooling import EveryStep
 
 
-class SequenceTagger(CausalModel):
+class SequenceTagger(CausalModel[TaggerConfig]):
     """A label for every step, from what came until then.
 
         logits_t = W h_t + b,    h = backbone(encoder(x))
@@ -32,10 +30,4 @@ class SequenceTagger(CausalModel):
     """
 
     def __init__(self, config: TaggerConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.d_model = config.d_input
-        self.encoder = InputEncoder(config.d_input, config.backbone.d_model, config.statistics)
-        self.backbone = Backbone(config.backbone)
-        self.pooling = EveryStep()
-        self.head = nn.Linear(config.backbone.d_model, len(config.classes))
+        super().__init__(config, EveryStep(), nn.Linear(config.backbone.d_model, len(config.classes)))

@@ -53,14 +53,15 @@ def read(path: Path) -> TensorFile:
         raise InputError(
             f"`{path}` could not be read ({error.strerror or error}), but a safetensors file is needed; check the path."
         ) from error
-    if data.startswith(_PICKLES):
-        raise InputError(
-            f"`{path}` holds a pickle, but a safetensors file is needed, since a pickle can run any program when it "
-            "is opened; convert it where it was made, with `safetensors.torch.save_file`."
-        )
     try:
         tensors = safetensors.torch.load(data)
     except SafetensorError as error:
+        # Only now: a safetensors file may begin like a pickle, with the length of its header.
+        if data.startswith(_PICKLES):
+            raise InputError(
+                f"`{path}` holds a pickle, but a safetensors file is needed, since a pickle can run any program when "
+                "it is opened; convert it where it was made, with `safetensors.torch.save_file`."
+            ) from error
         raise InputError(
             f"`{path}` is damaged, cut short or not a safetensors file ({error}), but a whole one is needed; "
             "copy it again from where it was saved."

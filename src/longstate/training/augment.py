@@ -54,6 +54,32 @@ def scale_channels(x: Tensor, mean: Tensor, amount: float, generator: Generator)
     return mean + (x - mean) * torch.exp(amount * exponent)
 
 
+def flip_channels(x: Tensor, flipped: Tensor, generator: Generator) -> Tensor:
+    """Change the sign of some channels together, in half of the rows: a sensor seen in a mirror.
+
+    A left arm is a right arm in a mirror: of its accelerations the one across the body changes sign, and of its
+    rotations the other two.
+
+    Args:
+        x: Batch (batch, length, channels).
+        flipped: True for the channels whose sign changes (channels,).
+        generator: Where the randomness comes from; on the device of `x`.
+
+    Returns:
+        A new batch of the same shape.
+
+    Example:
+        >>> import torch
+        >>> from longstate.training.augment import flip_channels
+        >>> x = torch.ones(100, 1, 2)
+        >>> y = flip_channels(x, torch.tensor([True, False]), torch.Generator().manual_seed(0))
+        >>> y[:, 0, 0].unique().tolist(), y[:, 0, 1].unique().tolist()
+        ([-1.0, 1.0], [1.0])
+    """
+    rows = torch.rand(len(x), 1, 1, generator=generator, device=x.device) < 0.5
+    return torch.where(rows & flipped, -x, x)
+
+
 def random_rate(amount: float, generator: Generator) -> float:
     """A random speed exp(amount * normal), to be given to a model as its `rate`: the model changes, not the data.
 

@@ -35,6 +35,8 @@ class TrainingConfig:
         label_smoothing: Share of the target spread evenly over all classes.
         noise: Standard deviation of Gaussian noise added to the input, in units of each channel's own deviation.
         scale: Random gain exp(scale * normal) of each channel of each recording, about the channel's mean.
+        flip: Names of channels whose signs change together in half of the recordings, as in a mirror; by number,
+            counted from 1, where channels have no names.
         rate: Random speed exp(rate * normal) of each step's batch, given to the model as its `rate`.
         device: "auto" takes a CUDA device if there is one, else the CPU.
         devices: Number of devices (processes on a CPU).
@@ -68,6 +70,7 @@ class TrainingConfig:
     label_smoothing: float = 0.0
     noise: float = 0.0
     scale: float = 0.0
+    flip: tuple[str, ...] = ()
     rate: float = 0.0
     device: Device = "auto"
     devices: int = 1

@@ -10,7 +10,7 @@ from torch import Tensor
 from longstate._checks import InputError
 from longstate.data import Batch, Loader, Recordings, statistics
 from longstate.models import Model
-from longstate.training.augment import add_noise, random_rate, scale_channels
+from longstate.training.augment import add_noise, flip_channels, random_rate, scale_channels
 from longstate.training.config import TrainingConfig
 from longstate.training.loaders import EvaluationBatches, TrainingBatches
 from longstate.training.optimizer import parameter_groups, schedule, set_rates
@@ -47,6 +47,7 @@ class TrainingModule(L.LightningModule):
         mean, deviation = statistics(train, "zscore")
         self.register_buffer("channel_mean", torch.tensor(mean, dtype=torch.float32), persistent=False)
         self.register_buffer("channel_deviation", torch.tensor(deviation, dtype=torch.float32), persistent=False)
+        self.register_buffer("flipped", flipped_channels(config.flip, train.channels), persistent=False)
         self.sums = torch.zeros(5, dtype=torch.float64)
         self.validation_sums = torch.zeros(5, dtype=torch.float64)
 
@@ -146,11 +147,31 @@ class TrainingModule(L.LightningModule):
     def _augmented(self, x: Tensor, generator: torch.Generator) -> tuple[Tensor, float | None]:
         """The input of this step, and the speed at which the model takes it."""
         config = self.config
+        if config.flip:
+            x = flip_channels(x, self.get_buffer("flipped"), generator)
         if config.scale:
             x = scale_channels(x, self.get_buffer("channel_mean"), config.scale, generator)
         if config.noise:
             x = add_noise(x, self.get_buffer("channel_deviation"), config.noise, generator)
         return x, random_rate(config.rate, generator) if config.rate else None
+
+
+def flipped_channels(flip: tuple[str, ...], channels: tuple[str, ...]) -> Tensor:
+    """Which channels `flip` names (channels,), by name or by number from 1.
+
+    Raises:
+        InputError: If a channel has no such name or number.
+    """
+    numbered = {str(number): number - 1 for number in range(1, len(channels) + 1)}
+    places = numbered | {name: place for place, name in enumerate(channels)}
+    unknown = [name for name in flip if name not in places]
+    if unknown:
+        raise InputError(
+            f"`flip` names the channel {unknown[0]!r}, but the recordings have {', '.join(channels)}; name one of these."
+        )
+    mask = torch.zeros(len(channels), dtype=torch.bool)
+    mask[[places[name] for name in flip]] = True
+    return mask
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:

@@ -171,6 +171,10 @@ def _difference(before: Any, now: Any, path: str) -> str | None:
         return None
     if before == now:
         return None
+    if isinstance(before, Mapping) and now is None:
+        return f"`{path}` was given and is not now"
+    if isinstance(now, Mapping) and before is None:
+        return f"`{path}` was not given and is now"
     if path.endswith((".values", ".labels")):
         part, what = path.split(".")
         return f"the {what} of the {part} recordings are not those it was started with"

@@ -82,7 +82,7 @@ def check_packed_rows(
         make_input: Draws an input from (batch, length); by default normal numbers (batch, length, d_model).
         length: Elements of a row.
         starts: Where sequences begin, (batch, length) bool; by default seven rows of different kinds.
-        lengths: Valid elements of each row; by default tried without and with padding.
+        lengths: Valid elements of each row; by default all, and for the default `starts` also seven different counts.
 
     Returns:
         The largest difference found and the tolerance.
@@ -97,12 +97,12 @@ def check_packed_rows(
         'packed rows = sequences alone'
     """
     trial = Trial("packed rows = sequences alone", layer, make_input)
-    starts = example_starts(length) if starts is None else starts
-    full = [length] * len(starts)
+    choices = [[length] * 7, [0, length, 1, length - 1, length // 2, 2 * length // 3, length // 2 + 1]]
+    if starts is not None:
+        choices = [[length] * len(starts)]
     if lengths is not None:
         choices = [list(lengths)]
-    else:
-        choices = [full, [max(0, length - 3 * row) for row in range(len(starts))]]
+    starts = example_starts(length) if starts is None else starts
     for counts in choices:
         _compare_rows(trial, counts, length, starts)
     return trial.result()
