@@ -27,6 +27,7 @@ CORE = {"torch", "numpy", "safetensors", "longstate", *sys.stdlib_module_names}
 OPTIONAL = ("lightning", "pandas", "pyarrow", "pydantic", "typer", "rich", "yaml", "matplotlib", "scipy")
 # A module that subclasses a class of an optional package may import it at its top, and is itself imported lazily.
 MAY_SUBCLASS: dict[str, set[str]] = {
+    "cli/app.py": {"typer"},
     "training/keeper.py": {"lightning"},
     "training/module.py": {"lightning"},
     "training/progress.py": {"lightning", "rich"},

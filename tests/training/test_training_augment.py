@@ -68,5 +68,5 @@ def test_the_named_channels_flip_together_in_half_of_the_rows() -> None:
 
 
 def test_a_channel_that_is_not_there_is_named() -> None:
-    with pytest.raises(InputError, match="`flip` names the channel 'wx', but the recordings have ax, ay; name one"):
+    with pytest.raises(InputError, match="`flip` names the channel 'wx', but there are ax, ay; name one"):
         flipped_channels(("wx",), ("ax", "ay"))

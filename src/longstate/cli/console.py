@@ -3,14 +3,10 @@
 import json
 import sys
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
+from typing import Any
 
 
-def console() -> "Console":
+def console() -> Any:
     """Standard output as a rich console; as wide as its content when it is a file or a pipe."""
     from rich.console import Console
 
@@ -43,7 +39,7 @@ def print_facts(title: str, facts: dict[str, object]) -> None:
     _print_titled(title, table)
 
 
-def _print_titled(title: str, table: "Table") -> None:
+def _print_titled(title: str, table: Any) -> None:
     from rich.text import Text
 
     out = console()

@@ -9,11 +9,12 @@ from time import perf_counter
 import numpy as np
 import torch
 
-from longstate import data, training
+from longstate import data, ops, training
 from longstate._checks import InputError
+from longstate.cli import watch
 from longstate.cli.config_file import Plan, config_from_tree, to_yaml
 from longstate.cli.evaluate import print_evaluation
-from longstate.cli.live import watch
+from longstate.cli.live import show_running
 from longstate.cli.prepare import divide, read_source
 from longstate.cli.runs import Options, Run, facts, train
 from longstate.cli.trained import write_facts
@@ -23,17 +24,10 @@ from longstate.models import CausalModel, atomic
 
 TREE = {
     "data": {"source": "watch", "split": {"by": "group", "test_groups": ["9", "10"], "validation": 0.0}},
-    "model": {"backbone": {"d_model": 64, "n_layers": 3, "dropout": 0.1}},
-    "training": {
-        "epochs": 30,
-        "batch_size": 16,
-        "lr": 4e-3,
-        "weight_decay": 0.05,
-        "crop": 800,
-        "label_smoothing": 0.1,
-    },
+    "model": watch.MODEL,
+    "training": watch.TRAINING,
 }
-"""No validation part: the settings were chosen within people 1 to 8, and the last epoch counts."""
+"""No validation part: the settings were chosen before, within people 1 to 8, and the last epoch counts."""
 
 FOREST = 0.864
 """Accuracy of a random forest on summary statistics (means, deviations, ranges), each person left out in turn."""
@@ -53,6 +47,7 @@ def run_demo(output: Path, *, epochs: int | None) -> None:
         SystemExit: 130 after Ctrl-C.
     """
     started = perf_counter()
+    ops.set_up_allocator()
     plan = config_from_tree(
         {**TREE, "output": str(output)}, "demo", {} if epochs is None else {"training.epochs": epochs}
     )
@@ -122,7 +117,7 @@ def stream(run: Run, unseen: data.Recordings, output: Path) -> None:
     write_recording(output / "recording.csv", x, unseen.channels)
     print(f"Streaming {unseen.names[0]} ({truth}), one sample after the other:")
     clock: list[float] = []
-    streamed = np.stack(watch(_pushed(model, x, clock), unseen.classes, len(x), unseen.sampling_rate))
+    streamed = np.stack(show_running(_pushed(model, x, clock), unseen.classes, len(x), unseen.sampling_rate))
     with torch.no_grad():
         whole, _ = model.forward_with_state(torch.from_numpy(x)[None], model.initial_state(1))
     parallel = whole[0].softmax(-1).numpy()

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from longstate import training
+from longstate import ops, training
 from longstate.cli.config import task_of
 from longstate.cli.console import print_json, print_table
 from longstate.cli.trained import load_trained, part_of, read_for, rows_named
@@ -23,6 +23,7 @@ def run_evaluate(folder: Path, source: str, *, split: str | None, device: str, b
         batch_size: Recordings at once.
         as_json: Print JSON and nothing else.
     """
+    ops.set_up_allocator()
     trained = load_trained(folder, device=device)
     recordings = read_for(trained.model, source, task_of(trained.model.config.kind))
     part = split or ("test" if "test" in recordings.splits else "all")

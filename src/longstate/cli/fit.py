@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from longstate import training
+from longstate import ops, training
+from longstate.cli import watch
 from longstate.cli.config import FitConfig
 from longstate.cli.config_file import Plan, config_from_tree, parse_override, read_config, to_tree, to_yaml
 from longstate.cli.evaluate import print_evaluation
@@ -50,6 +51,7 @@ def run_fit(
         path: value for path, value in (options_given | {"training.devices": devices}).items() if value is not None
     }
     plan = read_plan(config, given)
+    ops.set_up_allocator()
     if show:
         sys.stdout.write(to_yaml(to_tree(plan.config)))
         return
@@ -76,7 +78,8 @@ def read_plan(config: str, overrides: Mapping[str, Any]) -> Plan:
     stem = Path(name).stem
     if stem == "manifest":
         stem = Path(name).resolve().parent.name
-    return config_from_tree({"data": {"source": config}, "output": f"runs/{stem}"}, "the defaults", overrides)
+    tuned = {"model": watch.MODEL, "training": watch.TRAINING} if config == "watch" else {}
+    return config_from_tree({"data": {"source": config}, **tuned, "output": f"runs/{stem}"}, "the defaults", overrides)
 
 
 def holdout(plan: Plan, options: Options) -> None:

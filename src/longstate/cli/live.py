@@ -3,12 +3,9 @@
 import sys
 from collections.abc import Iterable, Sequence
 from time import perf_counter, sleep
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 FRAMES_PER_SECOND = 15.0
 SECONDS = 8.0
@@ -17,7 +14,7 @@ LINES = 8
 """Lines in all where nothing moves."""
 
 
-def watch(
+def show_running(
     answers: Iterable[np.ndarray], classes: Sequence[str], length: int, sampling_rate: float | None
 ) -> list[np.ndarray]:
     """Show probabilities as they come.
@@ -32,11 +29,11 @@ def watch(
         All of them.
     """
     if sys.stdout.isatty():
-        return _watch_bars(answers, classes, length, sampling_rate)
-    return _watch_lines(answers, classes, length, sampling_rate)
+        return _show_bars(answers, classes, length, sampling_rate)
+    return _show_lines(answers, classes, length, sampling_rate)
 
 
-def _watch_lines(
+def _show_lines(
     answers: Iterable[np.ndarray], classes: Sequence[str], length: int, sampling_rate: float | None
 ) -> list[np.ndarray]:
     seen: list[np.ndarray] = []
@@ -52,7 +49,7 @@ def _watch_lines(
     return seen
 
 
-def _watch_bars(
+def _show_bars(
     answers: Iterable[np.ndarray], classes: Sequence[str], length: int, sampling_rate: float | None
 ) -> list[np.ndarray]:
     from rich.live import Live
@@ -70,7 +67,7 @@ def _watch_bars(
     return seen
 
 
-def _bars(probabilities: np.ndarray, classes: Sequence[str], time: str) -> "Table":
+def _bars(probabilities: np.ndarray, classes: Sequence[str], time: str) -> Any:
     """One bar a class, the largest in colour."""
     from rich.bar import Bar
     from rich.table import Table

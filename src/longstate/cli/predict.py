@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from longstate import models, training
+from longstate import models, ops, training
 from longstate.cli.answers import names
 from longstate.cli.console import print_json, print_table
 from longstate.cli.trained import load_trained, read_for
@@ -41,6 +41,7 @@ def run_predict(
         batch_size: Recordings at once.
         as_json: Print JSON and nothing else.
     """
+    ops.set_up_allocator()
     model = load_trained(folder, device=device).model
     answers = [answer for source in sources for answer in predict_source(model, source, batch_size)]
     columns = names(model.config)

@@ -3,16 +3,12 @@
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
 from longstate._checks import InputError
 from longstate.models import atomic
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31", "#525252")
 _GREY = "#6b6b6b"
@@ -103,7 +99,7 @@ def draw_confusion(path: str | Path, confusion: np.ndarray, *, classes: Sequence
     _write(figure, path)
 
 
-def _draw_probabilities(axes: "Axes", time: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]) -> None:
+def _draw_probabilities(axes: Any, time: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]) -> None:
     """A line a class; those that ever stand out have a colour and their name at the end of the line."""
     final = probabilities[-1]
     shown = sorted(np.argsort(-probabilities.max(0))[: len(_COLOURS)], key=lambda column: -final[column])
@@ -130,7 +126,7 @@ def _draw_probabilities(axes: "Axes", time: np.ndarray, probabilities: np.ndarra
     )
 
 
-def _draw_lanes(axes: "Axes", time: np.ndarray, x: np.ndarray, channels: Sequence[str]) -> None:
+def _draw_lanes(axes: Any, time: np.ndarray, x: np.ndarray, channels: Sequence[str]) -> None:
     """Each channel between its least and its largest value, the first on top."""
     low, high = x.min(0), x.max(0)
     spread = np.where(high > low, high - low, 1.0)
@@ -149,7 +145,7 @@ def _draw_lanes(axes: "Axes", time: np.ndarray, x: np.ndarray, channels: Sequenc
     axes.spines[["top", "right", "left"]].set_visible(False)
 
 
-def _figure(width: float, height: float) -> "Figure":
+def _figure(width: float, height: float) -> Any:
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
@@ -159,7 +155,7 @@ def _figure(width: float, height: float) -> "Figure":
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _write(figure: "Figure", path: str | Path) -> None:
+def _write(figure: Any, path: str | Path) -> None:
     path = Path(path)
     content = io.BytesIO()
     figure.savefig(content, format=path.suffix.lstrip(".") or "png", dpi=130)

@@ -167,7 +167,7 @@ def flipped_channels(flip: tuple[str, ...], channels: tuple[str, ...]) -> Tensor
     unknown = [name for name in flip if name not in places]
     if unknown:
         raise InputError(
-            f"`flip` names the channel {unknown[0]!r}, but the recordings have {', '.join(channels)}; name one of these."
+            f"`flip` names the channel {unknown[0]!r}, but there are {', '.join(channels)}; name one of these."
         )
     mask = torch.zeros(len(channels), dtype=torch.bool)
     mask[[places[name] for name in flip]] = True
