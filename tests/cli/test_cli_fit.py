@@ -16,7 +16,7 @@ from longstate.models import BackboneConfig
 
 TINY = {
     "model": {"backbone": {"d_model": 4, "n_layers": 1, "dropout": 0.0, "layer": {"d_state": 4}}},
-    "training": {"epochs": 2, "batch_size": 4, "lr": 0.02},
+    "training": {"epochs": 2, "batch_size": 4, "lr": 0.02, "flip": ["ax"]},
 }
 
 

@@ -103,8 +103,8 @@ def judge(plan: Plan, run: Run, parts: dict[str, data.Recordings], output: Path)
     print_evaluation(evaluation, "People 9 and 10, whom the model never saw")
     print(
         f"accuracy on two unseen people: {evaluation.accuracy:.3f}\n"
-        f"beside it: {FOREST:.3f}, a random forest on summary statistics; its mean over ten people, each left out in turn\n"
-        "(0.71 to 1.00 by person). Two people cannot rank the two: recipes/watch.yaml leaves out each of the ten.\n"
+        f"beside it: {FOREST:.3f}, a random forest on summary statistics: its mean over ten people, each left out in\n"
+        "turn (0.71 to 1.00). Two people cannot rank the two: recipes/watch.yaml leaves out each of the ten.\n"
     )
 
 
@@ -117,6 +117,7 @@ def stream(run: Run, unseen: data.Recordings, output: Path) -> None:
     write_recording(output / "recording.csv", x, unseen.channels)
     print(f"Streaming {unseen.names[0]} ({truth}), one sample after the other:")
     clock: list[float] = []
+    torch.set_num_threads(1)  # one sample is too little work to share
     streamed = np.stack(show_running(_pushed(model, x, clock), unseen.classes, len(x), unseen.sampling_rate))
     with torch.no_grad():
         whole, _ = model.forward_with_state(torch.from_numpy(x)[None], model.initial_state(1))

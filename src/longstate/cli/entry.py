@@ -1,6 +1,7 @@
 """The door of the command line: it loads nothing heavy and turns every error into one sentence."""
 
 import errno
+import os
 import sys
 from typing import NoReturn
 
@@ -29,6 +30,9 @@ def main(arguments: list[str] | None = None) -> None:
     """
     given = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in given
+    # torch's threads spin while they wait for each other; on a machine that does something else too, that multiplies
+    # the time of a training step. It is read when torch is loaded, and whoever sets the variable is obeyed.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         from longstate.cli.app import app
     except ModuleNotFoundError as error:

@@ -1,19 +1,23 @@
 """`longstate fit`: from recordings to a model that knows how good it is."""
 
+import importlib.util
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from longstate import ops, training
 from longstate.cli import watch
 from longstate.cli.config import FitConfig
 from longstate.cli.config_file import Plan, config_from_tree, parse_override, read_config, to_tree, to_yaml
-from longstate.cli.evaluate import print_evaluation
+from longstate.cli.evaluate import UP_TO, print_evaluation
 from longstate.cli.folds import leave_one_group_out
 from longstate.cli.prepare import divide, read_source
 from longstate.cli.runs import Options, Run, facts, train
 from longstate.cli.trained import pick_device, write_facts
+from longstate.diagnostics.plots import draw_confusion
 from longstate.models import atomic
 from longstate.training.lightning_door import is_main_process
 
@@ -101,6 +105,7 @@ def holdout(plan: Plan, options: Options) -> None:
         evaluation = training.evaluate(run.model, parts["test"])
         known["test"] = headline(evaluation)
         print_evaluation(evaluation, "The test part")
+        draw(evaluation, folder / "confusion.png")
     write_facts(run.result.folder / "model", known)
     atomic.write(folder / "config.yaml", to_yaml(plan.tree).encode())
     for line in closing(folder, config, run):
@@ -112,6 +117,15 @@ def headline(evaluation: training.Evaluation) -> dict[str, float]:
     if isinstance(evaluation, training.RegressionEvaluation):
         return {f"{score.name}_rmse": score.rmse for score in evaluation.targets}
     return {"accuracy": evaluation.accuracy, "macro_f1": evaluation.macro_f1}
+
+
+def draw(evaluation: training.Evaluation, path: Path) -> None:
+    """Draw the confusion matrix, where there is one that can be read and something to draw it with."""
+    if isinstance(evaluation, training.RegressionEvaluation) or importlib.util.find_spec("matplotlib") is None:
+        return
+    names = tuple(score.name for score in evaluation.classes)
+    if len(names) <= UP_TO:
+        draw_confusion(path, np.array(evaluation.confusion), classes=names, title="The test part")
 
 
 def closing(folder: Path, config: FitConfig, run: Run) -> list[str]:

@@ -137,7 +137,7 @@ def describe_run(
     return {
         "longstate": __version__,
         "torch": str(torch.__version__),
-        "training": asdict(config),
+        "training": json.loads(json.dumps(asdict(config))),  # as it is read back: lists, no tuples
         "model": config_to_dict(model),
         "train": describe_recordings(train),
         "validation": None if validation is None else describe_recordings(validation),
