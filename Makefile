@@ -24,13 +24,13 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.demo: $(VENV)/bin/python $(SOURCES)
-	$(PIP) --no-deps seglearn
 	$(PIP) '.[all]'
+	$(PIP) --no-deps seglearn
 	touch $@
 
 $(VENV)/.test: $(VENV)/bin/python $(SOURCES)
-	$(PIP) --no-deps seglearn
 	$(PIP) '.[test]'
+	$(PIP) --no-deps seglearn
 	touch $@
 
 clean:

@@ -1,7 +1,6 @@
 """Prints the figures of the README: accuracy of kernels and views, peak memory, cost of importing, endless streaming.
 
-    python benchmarks/numbers.py            all of it (about two minutes)
-    python benchmarks/numbers.py kernels    one of: kernels views memory imports streaming
+`python benchmarks/numbers.py` prints all of it; name any of kernels, views, memory, imports, streaming for a part.
 """
 
 import platform
@@ -82,7 +81,7 @@ def imports() -> None:
     torch_alone = min(_seconds("import torch") for _ in range(5))
     layer = min(_seconds("import torch, longstate; longstate.S4D(4, 8)(torch.zeros(1, 8, 4))") for _ in range(5))
     bare = min(_seconds("import torch; torch.zeros(1, 8, 4).exp()") for _ in range(5))
-    command = [sys.executable, "-m", "longstate.cli.entry", "--help"]
+    command = [sys.executable, "-m", "longstate.cli", "--help"]
     help_time = min(_clock(command) for _ in range(5))
     print(f"\nimport torch {torch_alone:.2f} s; torch and one operator {bare:.2f} s; using a layer {layer:.2f} s")
     print(f"longstate --help {help_time:.2f} s")
@@ -123,7 +122,8 @@ def main() -> None:
     torch.manual_seed(0)
     parts = {"kernels": kernels, "views": views, "memory": memory, "imports": imports, "streaming": streaming}
     chosen = sys.argv[1:] or list(parts)
-    print(f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, {time.strftime('%Y-%m-%d')}")
+    today = time.strftime("%Y-%m-%d")
+    print(f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, {today}")
     for name in chosen:
         parts[name]()
 

@@ -29,8 +29,6 @@ _NAMES = {
     "set_up_allocator": "ops",
 }
 
-__all__ = ["__version__", *_NAMES, *_ROOMS]
-
 
 def __getattr__(name: str) -> Any:
     if name in _ROOMS:
@@ -41,4 +39,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted(["__version__", *_NAMES, *_ROOMS])
