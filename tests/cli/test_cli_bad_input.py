@@ -109,6 +109,17 @@ def test_predict_refuses_files_in_one_sentence(run, folder, tmp_path, case) -> N
     assert not out.exists()
 
 
+def test_another_sampling_rate_is_refused(run, folder, manifest) -> None:
+    lines = manifest.read_text().splitlines()
+    manifest.write_text("\n".join([lines[0] + ",sampling_rate", *(line + ",25" for line in lines[1:])]) + "\n")
+    said = run("predict", folder, manifest)
+    assert (said.code, said.out) == (2, "")
+    assert said.err == (
+        f"{manifest} is sampled at 25 Hz, but the model was trained at 50 Hz; resample the recordings, or stream them "
+        "with longstate.Session(model, rate=2).\n"
+    )
+
+
 def spoil_weights(folder: Path, content: bytes) -> None:
     (folder / "model.safetensors").write_bytes(content)
 

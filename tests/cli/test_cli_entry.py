@@ -1,4 +1,5 @@
 import errno
+import os
 import re
 import resource
 import subprocess
@@ -128,3 +129,12 @@ def test_a_full_disk_is_one_sentence(folder: Path, tmp_path: Path) -> None:
         )
     assert result.returncode == 2
     assert result.stderr == b"File too large; make room there, or write somewhere else.\n"
+
+
+@pytest.mark.parametrize(("before", "after"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_that_wait_do_not_spin_unless_they_are_told_to(run, monkeypatch, before, after) -> None:
+    monkeypatch.setenv("OMP_WAIT_POLICY", before or "")
+    if before is None:
+        monkeypatch.delenv("OMP_WAIT_POLICY")
+    assert run("--version").code == 0
+    assert os.environ["OMP_WAIT_POLICY"] == after

@@ -129,6 +129,8 @@ def test_every_group_is_left_out_and_the_candidate_chosen_without_it(run, config
     assert described["train"]["recordings"] == 8
     inner = json.loads((folder / "folds" / "02-B" / "choice" / "slow-1" / "run.json").read_text())
     assert inner["train"]["recordings"] == 4
+    facts = json.loads((folder / "folds" / "02-B" / "run" / "model" / "training.json").read_text())
+    assert facts["parts"]["test"] == ["4.csv", "5.csv", "6.csv", "7.csv"]
     # a finished fold is taken as it is; the one that is missing comes out the same again
     before = (folder / "folds.json").read_text()
     (folder / "folds" / "02-B" / "result.json").unlink()
@@ -147,6 +149,9 @@ def test_folds_need_groups_and_enough_of_them(run, config, manifest) -> None:
     said = run("fit", config, "-s", candidates, *settings[2:])
     assert said.code == 2
     assert "`evaluation.inner_folds` is 3, but only 2 groups train when one is left out" in said.err
+    said = run("fit", config, *settings, "--devices", 2)
+    assert said.code == 2
+    assert "`training.devices` is 2, but leave_one_group_out trains many small models" in said.err
     lines = [line.rpartition(",")[0] for line in manifest.read_text().splitlines()]
     manifest.write_text("\n".join(lines) + "\n")
     said = run("fit", config, *settings)

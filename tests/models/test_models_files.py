@@ -28,6 +28,7 @@ from longstate.models import (
     build,
     load,
     save,
+    tensors,
 )
 
 SMALL = BackboneConfig(d_model=4, n_layers=1, layer=S4DConfig(d_state=4))
@@ -393,3 +394,11 @@ def test_files_get_the_rights_that_the_user_asks_for(tmp_path: Path) -> None:
     finally:
         os.umask(before)
     assert (tmp_path / "x").stat().st_mode & 0o777 == 0o644
+
+
+def test_a_file_that_begins_like_a_pickle_is_read(tmp_path: Path) -> None:
+    packed = (tensors.pack({"a" * width: torch.ones(2)}, {}) for width in range(500, 700))
+    data = next(data for data in packed if data.startswith(b"\x80\x02"))  # a header of 640 bytes
+    (tmp_path / "weights.safetensors").write_bytes(data)
+    (found,) = tensors.read(tmp_path / "weights.safetensors").tensors.values()
+    assert torch.equal(found, torch.ones(2))

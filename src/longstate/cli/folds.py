@@ -17,7 +17,8 @@ from longstate._checks import InputError
 from longstate.cli.config_file import Plan, to_yaml
 from longstate.cli.console import print_table
 from longstate.cli.prepare import read_source
-from longstate.cli.runs import Options, train
+from longstate.cli.runs import Options, facts, train
+from longstate.cli.trained import write_facts
 from longstate.models import atomic
 from longstate.training.lightning_door import is_main_process
 
@@ -35,9 +36,14 @@ def leave_one_group_out(plan: Plan, options: Options) -> None:
         options: How to run.
 
     Raises:
-        InputError: If there are no groups, or the folder belongs to another run.
+        InputError: If there are no groups, the folder belongs to another run, or several devices are asked for.
     """
     config = plan.config
+    if config.training.devices > 1:
+        raise InputError(
+            f"`training.devices` is {config.training.devices}, but leave_one_group_out trains many small models one "
+            "after the other on one device; set it to 1."
+        )
     recordings = read_source(config.data, config.model.task)
     splits = list(
         data.leave_one_group_out(recordings, validation=config.data.split.validation, seed=config.data.split.seed)
@@ -67,11 +73,12 @@ def _fold(
     name, scores = choose(plan, rest, folder / "choice", options)
     config = plan.config if name is None else plan.candidates[name]
     say(f"training on all {len(rest)} recordings of the other groups" + (f" as {name!r}" if name else ""), options)
-    validation = recordings.select(split.validation) if len(split.validation) else None
-    run = train(config, recordings.select(split.train), validation, folder / "run", options)
-    fold: Fold = {"group": group, **judged(training.evaluate(run.model, recordings.select(split.test)))}
+    parts = {part: recordings.select(rows) for part, rows in split._asdict().items()}
+    run = train(config, parts["train"], parts["validation"] if len(split.validation) else None, folder / "run", options)
+    fold: Fold = {"group": group, **judged(training.evaluate(run.model, parts["test"]))}
     fold |= {"best_epoch": run.result.best_epoch, "candidate": name, "candidates": scores}
     if is_main_process():
+        write_facts(run.result.folder / "model", facts(config, run, parts))
         atomic.write(kept, (json.dumps(fold, indent=1) + "\n").encode())
     return fold
 
@@ -175,9 +182,9 @@ def claim(folder: Path, text: str, *, resume: bool) -> None:
         InputError: If another configuration ran here, or this one did and is not to be resumed.
     """
     written = folder / "config.yaml"
+    if not resume and (written.exists() or (folder / "folds").exists()):
+        raise InputError(f"{folder} holds a run already; continue it with --resume, or choose another --output.")
     if written.exists():
-        if not resume:
-            raise InputError(f"{folder} holds a run already; continue it with --resume, or choose another --output.")
         if is_main_process() and written.read_text() != text:
             raise InputError(
                 f"{folder} was started with another configuration ({written}), but a resumed run must be what it was; "

@@ -16,6 +16,7 @@ from longstate.models import atomic
 
 FACTS = "training.json"
 DEVICES = ("auto", "cpu", "cuda", "mps")
+SAME_RATE = 0.01
 PARTS = ("train", "validation", "test")
 
 
@@ -64,7 +65,7 @@ def read_for(model: models.Model, source: str, task: data.Task) -> data.Recordin
     """Recordings with the channels of a model and, but for prediction, labelled by its classes.
 
     Raises:
-        InputError: If the channels or the labels are not those of the model.
+        InputError: If the channels, the sampling rate or the labels are not those of the model.
     """
     config = model.config
     has_names = config.channels is not None and config.channels != default_channels(config.d_input)
@@ -78,6 +79,12 @@ def read_for(model: models.Model, source: str, task: data.Task) -> data.Recordin
         raise InputError(
             f"{source} has {len(recordings.channels)} channels ({', '.join(recordings.channels)}), but the model takes "
             f"{config.d_input}; give recordings with the channels it was trained on."
+        )
+    ours, theirs = config.sampling_rate, recordings.sampling_rate
+    if ours is not None and theirs is not None and abs(theirs / ours - 1) > SAME_RATE:
+        raise InputError(
+            f"{source} is sampled at {theirs:g} Hz, but the model was trained at {ours:g} Hz; resample the recordings, "
+            f"or stream them with longstate.Session(model, rate={ours / theirs:g})."
         )
     if config.channels is not None and not has_names:
         recordings = dataclasses.replace(recordings, channels=config.channels)
