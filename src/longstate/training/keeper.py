@@ -128,9 +128,13 @@ class Keeper(L.Callback):
     def _save(self, trainer: L.Trainer) -> None:
         """Replace the checkpoint, all processes together."""
         draft = self.folder.checkpoint.with_name(".last.ckpt.tmp")
-        trainer.save_checkpoint(draft)
-        if trainer.is_global_zero:
-            atomic.move(draft, self.folder.checkpoint)
+        try:
+            trainer.save_checkpoint(draft)
+            if trainer.is_global_zero:
+                atomic.move(draft, self.folder.checkpoint)
+        finally:
+            if trainer.is_global_zero:
+                draft.unlink(missing_ok=True)
         trainer.strategy.barrier("longstate checkpoint")
 
 
