@@ -76,7 +76,6 @@ def discretize_diagonal(A: Tensor, B: Tensor, dt: Tensor | float, rule: str) -> 
     check_choice(rule, RULES, name="rule")
     step = _steps(dt, A)[..., None]
     z = step * A
-    shape = torch.broadcast_shapes(z.shape, B.shape)
     if rule == "zoh":
         A_bar, B_bar = torch.exp(z), step * phi1(z) * B
     elif rule == "bilinear":
@@ -87,7 +86,8 @@ def discretize_diagonal(A: Tensor, B: Tensor, dt: Tensor | float, rule: str) -> 
         A_bar, B_bar = 1 / (1 - z), step / (1 - z) * B
     else:
         A_bar, B_bar = torch.exp(z), B
-    return A_bar.expand(shape), B_bar.expand(shape)
+    A_bar, B_bar = torch.broadcast_tensors(A_bar, B_bar)
+    return A_bar, B_bar
 
 
 def discretize_dense(A: Tensor, B: Tensor, dt: Tensor | float, rule: str) -> tuple[Tensor, Tensor]:
@@ -126,7 +126,8 @@ def discretize_dense(A: Tensor, B: Tensor, dt: Tensor | float, rule: str) -> tup
             "use `discretize_diagonal` for a diagonal."
         )
     step = _steps(dt, A)
-    lead = torch.broadcast_shapes(step.shape, A.shape[:-2], B.shape[:-1])
+    # Not `torch.broadcast_shapes`: that one imports sympy, a third of a second at the first layer's first call.
+    lead = torch.broadcast_tensors(step, A[..., 0, 0], B[..., 0])[0].shape
     size = A.shape[-1]
     z = (step[..., None, None] * A).expand(*lead, size, size)
     driven = (step[..., None] * B).expand(*lead, size)

@@ -1,6 +1,6 @@
 """Prints the figures of the README: accuracy of kernels and views, peak memory, cost of importing, endless streaming.
 
-`python benchmarks/numbers.py` prints all of it; name any of kernels, views, memory, imports, streaming for a part.
+`python benchmarks/figures.py` prints all of it; name any of kernels, views, memory, imports, streaming for a part.
 """
 
 import platform
