@@ -72,8 +72,11 @@ def test_step_is_the_loop(kind: str) -> None:
     y_loop, final_loop = ops.lti_scan(u, system, state, backend="reference")
     constants = ops.lti_constants(system, torch.float64)
     for t in range(9):
+        y_plain, state_plain = ops.lti_step(u[:, t], state, constants, backend="reference")
         y, state = ops.lti_step(u[:, t], state, constants)
         assert close(y, y_loop[:, t])
+        assert close(y_plain, y)
+        assert close(state_plain, state)
     assert close(state, final_loop)
 
 

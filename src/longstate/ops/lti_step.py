@@ -42,7 +42,7 @@ def lti_step(u_t: Tensor, state: Tensor, constants: StepConstants, *, backend: s
         u_t: Input (batch, H).
         state: (batch, H, N), or (batch, H, N, 2) for complex systems.
         constants: From `lti_constants`.
-        backend: "torch" or "auto".
+        backend: "torch" (real arithmetic throughout), "reference", or "auto".
 
     Returns:
         Output (batch, channels, H) in the type of `u_t`, and the new state.
@@ -77,4 +77,20 @@ def _lti_step_torch(u_t: Tensor, state: Tensor, constants: StepConstants) -> tup
     return (y + D * u[:, None]).to(u_t.dtype), state
 
 
-_dispatch.register("lti_step", _dispatch.Backend("torch", _lti_step_torch, _dispatch.always))
+def lti_step_reference(u_t: Tensor, state: Tensor, constants: StepConstants) -> tuple[Tensor, Tensor]:
+    """The equation with complex numbers, one matrix-vector product a feature."""
+    is_complex = state.dim() == 4
+    x = torch.view_as_complex(state.contiguous()) if is_complex else state
+    A, B, C = (torch.view_as_complex(part) if is_complex else part for part in constants[:3])
+    matrix = A if A.dim() == 3 else torch.diag_embed(A)
+    x = torch.einsum("hij,bhj->bhi", matrix, x) + B * u_t[..., None]
+    y = torch.einsum("chn,bhn->bch", C, x)
+    y = (y.real if is_complex else y) + constants.D * u_t[:, None]
+    return y.to(u_t.dtype), torch.view_as_real(x) if is_complex else x
+
+
+_dispatch.register(
+    "lti_step",
+    _dispatch.Backend("torch", _lti_step_torch, _dispatch.always),
+    _dispatch.Backend("reference", lti_step_reference, _dispatch.always),
+)
