@@ -76,7 +76,7 @@ def test_a_run_leaves_its_model_its_log_its_curves_and_its_description(recording
     assert {name: f"{value:.6g}" for name, value in result.metrics.items()} == best
     assert (tmp_path / "run/curves.png").read_bytes().startswith(b"\x89PNG")
     described = json.loads((tmp_path / "run/run.json").read_text())
-    assert described["training"] == dataclasses.asdict(QUICK)
+    assert described["training"] == json.loads(json.dumps(dataclasses.asdict(QUICK)))
     assert described["train"]["recordings"] == 14
 
 
