@@ -1,6 +1,6 @@
 """Prints the figures of the README: accuracy of kernels and views, peak memory, cost of importing, endless streaming.
 
-`python benchmarks/figures.py` prints all of it; name any of kernels, views, memory, imports, streaming for a part.
+`python benchmarks/figures.py` prints all of it; kernels, views, memory, allocator, imports, streaming name its parts.
 """
 
 import platform
@@ -76,6 +76,19 @@ def memory() -> None:
         print(f"{name:16}{float(seconds):6.2f} s   {float(peak):5.2f} GB peak")
 
 
+def allocator() -> None:
+    """One training step of a residual S4D with and without `set_up_allocator`: best of three processes' medians."""
+    step = (
+        "import statistics, time, torch; from longstate import S4D, Residual;"
+        "m, x = Residual(S4D(128, 64), dropout=0.1), torch.randn(8, 4096, 128, requires_grad=True)\n"
+        "def run():\n    t = time.perf_counter(); m(x).sum().backward(); return time.perf_counter() - t\n"
+        "[run() for _ in range(3)]; print(statistics.median(run() for _ in range(7)))"
+    )
+    ready = "import longstate; longstate.set_up_allocator()\n"
+    plain, tuned = ([float(_run(code + step)) for _ in range(3)] for code in ("", ready))
+    print(f"\na training step: {min(plain):.3f} s; after set_up_allocator {min(tuned):.3f} s")
+
+
 def imports() -> None:
     """Time to use a layer beside `import torch`, and time of `longstate --help`; best of 5."""
     torch_alone = min(_seconds("import torch") for _ in range(5))
@@ -120,7 +133,14 @@ def _clock(command: list[str]) -> float:
 def main() -> None:
     """Print the chosen tables."""
     torch.manual_seed(0)
-    parts = {"kernels": kernels, "views": views, "memory": memory, "imports": imports, "streaming": streaming}
+    parts = {
+        "kernels": kernels,
+        "views": views,
+        "memory": memory,
+        "allocator": allocator,
+        "imports": imports,
+        "streaming": streaming,
+    }
     chosen = sys.argv[1:] or list(parts)
     today = time.strftime("%Y-%m-%d")
     print(f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, {today}")
