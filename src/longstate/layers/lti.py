@@ -126,6 +126,11 @@ def log_uniform(size: int, low: float, high: float) -> Tensor:
     return math.log(low) + torch.rand(size) * (math.log(high) - math.log(low))
 
 
+def as_parameter(x: Tensor) -> Tensor:
+    """A value of `theory`, which is float64, in the type of parameters."""
+    return x.to(torch.get_default_dtype())
+
+
 def complex_normal(*shape: int) -> Tensor:
     """Complex numbers of unit variance as real pairs (*shape, 2)."""
     return torch.randn(*shape, 2) * math.sqrt(0.5)

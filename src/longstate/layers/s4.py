@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from longstate import ops, theory
 from longstate._checks import check_choice
 from longstate.layers.base import SLOW, OptimizerRule
-from longstate.layers.lti import LTILayer, check_tied, complex_normal, log_uniform, untie
+from longstate.layers.lti import LTILayer, as_parameter, check_tied, complex_normal, log_uniform, untie
 
 _SMALLEST_DECAY = 1e-4
 
@@ -83,10 +83,10 @@ class S4(LTILayer):
         # LegT and Fourier start at Re A = 0, which no exponential reaches.
         decay = (-form.A.real).clamp(min=_SMALLEST_DECAY)
         self.log_dt = nn.Parameter(log_uniform(d_model, dt_min, dt_max))
-        self.A_real = nn.Parameter(_default(decay.log()).repeat(tied, 1))
-        self.A_imag = nn.Parameter(_default(form.A.imag).repeat(tied, 1))
-        self.P = nn.Parameter(_default(torch.view_as_real(form.P)).unsqueeze(1).repeat(1, tied, 1, 1))
-        self.B = nn.Parameter(_default(torch.view_as_real(form.B)).repeat(tied, 1, 1))
+        self.A_real = nn.Parameter(as_parameter(decay.log()).repeat(tied, 1))
+        self.A_imag = nn.Parameter(as_parameter(form.A.imag).repeat(tied, 1))
+        self.P = nn.Parameter(as_parameter(torch.view_as_real(form.P)).unsqueeze(1).repeat(1, tied, 1, 1))
+        self.B = nn.Parameter(as_parameter(torch.view_as_real(form.B)).repeat(tied, 1, 1))
         self.C = nn.Parameter(complex_normal(channels, d_model, d_state // 2))
         self.D = nn.Parameter(torch.randn(channels, d_model))
 
@@ -101,7 +101,3 @@ class S4(LTILayer):
 
     def _state_shape(self) -> tuple[int, ...]:
         return (self.d_model, self.d_state)
-
-
-def _default(x: Tensor) -> Tensor:
-    return x.to(torch.get_default_dtype())

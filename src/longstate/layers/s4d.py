@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from longstate import ops, theory
 from longstate._checks import check_choice
 from longstate.layers.base import SLOW, OptimizerRule
-from longstate.layers.lti import LTILayer, check_tied, complex_normal, log_uniform, untie
+from longstate.layers.lti import LTILayer, as_parameter, check_tied, complex_normal, log_uniform, untie
 
 
 class S4D(LTILayer):
@@ -76,9 +76,9 @@ class S4D(LTILayer):
         self.is_real = not A.is_complex()
         tied = check_tied(n_ssm, d_model)
         self.log_dt = nn.Parameter(log_uniform(d_model, dt_min, dt_max))
-        self.A_real = nn.Parameter(_default((-A.real).log().repeat(tied, 1)))
-        self.A_imag = None if self.is_real else nn.Parameter(_default(A.imag.repeat(tied, 1)))
-        self.B = nn.Parameter(_default(_input(init, A)).repeat(tied, *[1] * (1 if self.is_real else 2)))
+        self.A_real = nn.Parameter(as_parameter((-A.real).log().repeat(tied, 1)))
+        self.A_imag = None if self.is_real else nn.Parameter(as_parameter(A.imag.repeat(tied, 1)))
+        self.B = nn.Parameter(as_parameter(_input(init, A)).repeat(tied, *[1] * (1 if self.is_real else 2)))
         modes = len(A)
         self.C = nn.Parameter(
             torch.randn(channels, d_model, modes) if self.is_real else complex_normal(channels, d_model, modes)
@@ -107,7 +107,3 @@ def _input(init: str, A: Tensor) -> Tensor:
     if not A.is_complex():
         return torch.ones(len(A))
     return torch.tensor([1.0, 0.0]).repeat(len(A), 1)
-
-
-def _default(x: Tensor) -> Tensor:
-    return x.to(torch.get_default_dtype())
