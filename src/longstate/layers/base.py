@@ -81,9 +81,23 @@ class CausalLayer(SequenceLayer, Generic[State]):
 
     @abc.abstractmethod
     def step(
-        self, x_t: Tensor, state: State, *, rate: float | None = None, constants: Any = None
+        self, x_t: Tensor, state: State, *, rate: float | Tensor | None = None, constants: Any = None
     ) -> tuple[Tensor, State]:
-        """One element (batch, d_model): the output and the next state."""
+        """One element (batch, d_model): the output and the next state.
+
+        `rate` is a number, or a tensor (batch,) with one interval a row, which only goes without `constants`.
+        """
+
+
+class GridLayer(nn.Module, abc.ABC):
+    """A map over grids, (batch, *grid, d_model) to the same shape: images, video. It has no order, so no state."""
+
+    d_model: int
+    optimizer_rules: ClassVar[Mapping[str, OptimizerRule]] = {}
+
+    @abc.abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """The whole grid in parallel."""
 
 
 def recurrent_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -76,7 +76,7 @@ class Residual(CausalLayer[State], Generic[State]):
         return self.layer.constants(rate=rate)
 
     def step(
-        self, x_t: Tensor, state: State, *, rate: float | None = None, constants: Any = None
+        self, x_t: Tensor, state: State, *, rate: float | Tensor | None = None, constants: Any = None
     ) -> tuple[Tensor, State]:
         """One element, with the layer's state."""
         y, state = self.layer.step(self.norm(x_t), state, rate=rate, constants=constants)

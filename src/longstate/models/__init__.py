@@ -2,10 +2,11 @@
 
 from longstate.models.backbone import Backbone as Backbone
 from longstate.models.backbone import BidirectionalBackbone as BidirectionalBackbone
-from longstate.models.backbone import build_layer as build_layer
 from longstate.models.bidirectional import BidirectionalClassifier as BidirectionalClassifier
 from longstate.models.build import Model as Model
 from longstate.models.build import build as build
+from longstate.models.build_layer import build_bidirectional as build_bidirectional
+from longstate.models.build_layer import build_layer as build_layer
 from longstate.models.causal import CausalModel as CausalModel
 from longstate.models.causal import ModelState as ModelState
 from longstate.models.classifier import SequenceClassifier as SequenceClassifier
@@ -13,17 +14,17 @@ from longstate.models.config import BackboneConfig as BackboneConfig
 from longstate.models.config import BidirectionalClassifierConfig as BidirectionalClassifierConfig
 from longstate.models.config import ClassifierConfig as ClassifierConfig
 from longstate.models.config import InputStatistics as InputStatistics
-from longstate.models.config import LayerConfig as LayerConfig
 from longstate.models.config import ModelConfig as ModelConfig
 from longstate.models.config import RegressorConfig as RegressorConfig
-from longstate.models.config import S4Config as S4Config
-from longstate.models.config import S4DConfig as S4DConfig
 from longstate.models.config import TaggerConfig as TaggerConfig
 from longstate.models.config import TargetStatistics as TargetStatistics
 from longstate.models.files import load as load
 from longstate.models.files import save as save
 from longstate.models.input import InputEncoder as InputEncoder
 from longstate.models.input import TargetDecoder as TargetDecoder
+from longstate.models.layer_config import LayerConfig as LayerConfig
+from longstate.models.layer_config import S4Config as S4Config
+from longstate.models.layer_config import S4DConfig as S4DConfig
 from longstate.models.pooling import EveryStep as EveryStep
 from longstate.models.pooling import LastPooling as LastPooling
 from longstate.models.pooling import LastState as LastState

@@ -4,60 +4,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from longstate._checks import InputError, check_positive, zero_padding
-from longstate.layers import S4, S4D, Bidirectional, BidirectionalResidual, CausalLayer, Residual, SequenceLayer
+from longstate._checks import check_positive, zero_padding
+from longstate.layers import BidirectionalResidual, CausalLayer, Residual, SequenceLayer
 from longstate.layers.norm import build_norm
-from longstate.models.config import BackboneConfig, LayerConfig, S4Config, S4DConfig
-
-
-def build_layer(config: LayerConfig, d_model: int) -> CausalLayer:
-    """The layer that a configuration describes.
-
-    Args:
-        config: Of any kind of layer.
-        d_model: Its width.
-
-    Returns:
-        The layer, freshly initialised.
-
-    Raises:
-        InputError: If the configuration is of no known kind, or the layer refuses a value.
-
-    Example:
-        >>> from longstate.models import S4DConfig, build_layer
-        >>> build_layer(S4DConfig(d_state=8), 4).initial_state(2).x.shape
-        torch.Size([2, 4, 4, 2])
-    """
-    if isinstance(config, S4DConfig):
-        return S4D(
-            d_model,
-            config.d_state,
-            init=config.init,
-            rule=config.rule,
-            channels=config.channels,
-            n_ssm=config.n_ssm,
-            dt_min=config.dt_min,
-            dt_max=config.dt_max,
-            dropout=config.dropout,
-            output=config.output,
-        )
-    if isinstance(config, S4Config):
-        return S4(
-            d_model,
-            config.d_state,
-            init=config.init,
-            rule=config.rule,
-            channels=config.channels,
-            n_ssm=config.n_ssm,
-            dt_min=config.dt_min,
-            dt_max=config.dt_max,
-            dropout=config.dropout,
-            output=config.output,
-            b_clip=config.b_clip,
-        )
-    raise InputError(
-        f"the layer's configuration is a {type(config).__name__}, but S4DConfig or S4Config is needed; choose one."
-    )
+from longstate.models.build_layer import build_bidirectional, build_layer
+from longstate.models.config import BackboneConfig
 
 
 class Backbone(CausalLayer[tuple[Any, ...]]):
@@ -177,7 +128,7 @@ class BidirectionalBackbone(SequenceLayer):
         self.d_model = config.d_model
         self.layers = nn.ModuleList(
             BidirectionalResidual(
-                Bidirectional(build_layer(config.layer, config.d_model), build_layer(config.layer, config.d_model)),
+                build_bidirectional(config.layer, config.d_model),
                 norm=config.norm,
                 dropout=config.dropout,
             )
