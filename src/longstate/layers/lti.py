@@ -99,12 +99,14 @@ class LTILayer(CausalLayer[LTIState]):
         x_t: Tensor,
         state: LTIState,
         *,
-        rate: float | None = None,
+        rate: float | Tensor | None = None,
         constants: ops.StepConstants | None = None,
     ) -> tuple[Tensor, LTIState]:
         """One element by the recurrence; `constants` already holds its rate."""
         check_element(x_t, self.d_model)
-        constants = self.constants(rate=rate) if constants is None else constants
+        constants = (
+            ops.lti_constants(self._system(rate), recurrent_dtype(self.D.dtype)) if constants is None else constants
+        )
         y, new = ops.lti_step(x_t, state.x, constants)
         return self.output(y.flatten(1)), LTIState(new)
 

@@ -88,11 +88,11 @@ class Backbone(CausalLayer[tuple[Any, ...]]):
         x_t: Tensor,
         state: tuple[Any, ...],
         *,
-        rate: float | None = None,
+        rate: float | Tensor | None = None,
         constants: tuple[Any, ...] | None = None,
     ) -> tuple[Tensor, tuple[Any, ...]]:
         """One element, with the layers' states."""
-        constants = self.constants(rate=rate) if constants is None else constants
+        constants = (None,) * len(self.layers) if constants is None else constants
         new = []
         for layer, before, constant in zip(self._causal(), state, constants, strict=True):
             x_t, after = layer.step(x_t, before, rate=rate, constants=constant)

@@ -81,7 +81,7 @@ class CausalModel(CausalLayer[ModelState], Generic[Config]):
         x_t: Tensor,
         state: ModelState,
         *,
-        rate: float | None = None,
+        rate: float | Tensor | None = None,
         constants: tuple[Any, ...] | None = None,
     ) -> tuple[Tensor, ModelState]:
         """The answer after one more step (batch, d_output), and the next state."""

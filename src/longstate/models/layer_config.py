@@ -1,8 +1,8 @@
 """What a layer is, as frozen dataclasses: one a published layer, in the order of the table in `build_layer`.
 
-A configuration holds the keyword arguments of its layer's constructor, by the same names and with the same defaults, but
-for the width; `tests/models/test_models_layer_config.py` holds the two against each other. `kind` is the layer's name in
-configuration files.
+A configuration holds the keyword arguments of its layer's constructor, by the same names and with the same defaults,
+but for the width; `tests/models/test_models_layer_config.py` holds the two against each other. `kind` is the layer's
+name in configuration files.
 """
 
 from dataclasses import dataclass
