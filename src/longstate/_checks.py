@@ -72,6 +72,32 @@ def check_fixed_rate(rate: float | Tensor | None, *, layer: str) -> float:
     return float(rate)
 
 
+def check_rate(rate: float | Tensor | None, x: Tensor, lengths: Tensor | None = None) -> float | Tensor:
+    """The `rate` of a layer that bears varying steps: a positive number (1.0 if None), or one interval an element.
+
+    The elements are those of `x` (batch, length, features), or of `x_t` (batch, features). Intervals come back as 0 in
+    the padding, whatever was there.
+    """
+    if not isinstance(rate, Tensor):
+        return check_fixed_rate(rate, layer="this layer")
+    if rate.shape != x.shape[:-1] or not rate.dtype.is_floating_point:
+        raise InputError(
+            f"`rate` is {rate.dtype} of shape {tuple(rate.shape)}, but floating numbers of shape {tuple(x.shape[:-1])} "
+            "are needed; pass for each element the time since the one before, in units of the training step."
+        )
+    if lengths is not None:
+        rate = torch.where(valid_steps(lengths, x.shape[1]), rate, rate.new_zeros(()))
+    if torch.compiler.is_compiling() or rate.device.type == "meta":
+        return rate
+    refused = rate[~(rate >= 0)]
+    if len(refused):
+        raise InputError(
+            f"`rate` holds {float(refused[0])}, but an interval is at least 0; sort the elements by time and pass the "
+            "time since the element before."
+        )
+    return rate
+
+
 def check_positive(**sizes: int) -> None:
     """Raise unless every named size is a positive integer."""
     for name, value in sizes.items():
