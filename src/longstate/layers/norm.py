@@ -2,28 +2,31 @@
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from longstate._checks import check_choice, valid_steps
 
 NORMS = ("layer", "rms", "batch")
 
 
-def build_norm(kind: str, d_model: int) -> nn.Module:
+def build_norm(kind: str, d_model: int, *, eps: float = 1e-5) -> nn.Module:
     """A normalisation by name: `norm(x, lengths)` for (batch, length, d_model), `norm(x_t)` for (batch, d_model)."""
     check_choice(kind, NORMS, name="norm")
-    return {"layer": LayerNorm, "rms": RMSNorm, "batch": BatchNorm}[kind](d_model)
+    return {"layer": LayerNorm, "rms": RMSNorm, "batch": BatchNorm}[kind](d_model, eps=eps)
 
 
 class LayerNorm(nn.Module):
     """Each element to zero mean and unit variance over its features, then scale and shift."""
 
-    def __init__(self, d_model: int) -> None:
+    def __init__(self, d_model: int, *, eps: float = 1e-5) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(d_model)
+        self.norm = nn.LayerNorm(d_model, eps=eps)
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Normalise; an element never sees another, so `lengths` changes nothing."""
-        return self.norm(x)
+        wide = x.to(torch.promote_types(x.dtype, self.norm.weight.dtype))
+        weight, bias = self.norm.weight.to(wide.dtype), self.norm.bias.to(wide.dtype)
+        return F.layer_norm(wide, self.norm.normalized_shape, weight, bias, self.norm.eps).to(x.dtype)
 
 
 class RMSNorm(nn.Module):

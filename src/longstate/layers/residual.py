@@ -2,6 +2,7 @@
 
 from typing import Any, Generic, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from longstate._checks import check_lengths, check_sequence, zero_padding
@@ -20,6 +21,9 @@ class Residual(CausalLayer[State], Generic[State]):
         layer: Any causal layer.
         norm: "layer", "rms" or "batch".
         dropout: Share of the branch's outputs dropped in training.
+        norm_eps: What the norm adds to a variance.
+        float32: Whether x is a sum in float32 beside parameters of half precision; the branch then computes in the
+            type of the norm's weight.
 
     Example:
         >>> import torch
@@ -28,12 +32,21 @@ class Residual(CausalLayer[State], Generic[State]):
         torch.Size([2, 10, 4])
     """
 
-    def __init__(self, layer: CausalLayer[State], *, norm: str = "layer", dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        layer: CausalLayer[State],
+        *,
+        norm: str = "layer",
+        dropout: float = 0.0,
+        norm_eps: float = 1e-5,
+        float32: bool = False,
+    ) -> None:
         super().__init__()
         self.d_model = layer.d_model
-        self.norm = build_norm(norm, layer.d_model)
+        self.norm = build_norm(norm, layer.d_model, eps=norm_eps)
         self.layer = layer
         self.dropout = nn.Dropout(dropout)
+        self.float32 = float32
 
     def forward(
         self,
@@ -47,7 +60,8 @@ class Residual(CausalLayer[State], Generic[State]):
         check_sequence(x, self.d_model)
         check_lengths(lengths, x)
         x = zero_padding(x, lengths)  # or the norm's backward would meet its NaN
-        return x + self.dropout(self.layer(self.norm(x, lengths), lengths=lengths, rate=rate, starts=starts))
+        x, h = _branch(self.norm, x, lengths, self.float32)
+        return x + self.dropout(self.layer(h, lengths=lengths, rate=rate, starts=starts))
 
     def initial_state(self, batch_size: int) -> State:
         """The layer's."""
@@ -66,9 +80,8 @@ class Residual(CausalLayer[State], Generic[State]):
         check_sequence(x, self.d_model)
         check_lengths(lengths, x)
         x = zero_padding(x, lengths)
-        y, state = self.layer.forward_with_state(
-            self.norm(x, lengths), state, lengths=lengths, rate=rate, starts=starts
-        )
+        x, h = _branch(self.norm, x, lengths, self.float32)
+        y, state = self.layer.forward_with_state(h, state, lengths=lengths, rate=rate, starts=starts)
         return x + self.dropout(y), state
 
     def constants(self, *, rate: float | None = None) -> Any:
@@ -79,7 +92,8 @@ class Residual(CausalLayer[State], Generic[State]):
         self, x_t: Tensor, state: State, *, rate: float | Tensor | None = None, constants: Any = None
     ) -> tuple[Tensor, State]:
         """One element, with the layer's state."""
-        y, state = self.layer.step(self.norm(x_t), state, rate=rate, constants=constants)
+        x_t, h = _branch(self.norm, x_t, None, self.float32)
+        y, state = self.layer.step(h, state, rate=rate, constants=constants)
         return x_t + self.dropout(y), state
 
 
@@ -92,14 +106,26 @@ class BidirectionalResidual(SequenceLayer):
         layer: Any layer over sequences.
         norm: "layer", "rms" or "batch".
         dropout: Share of the branch's outputs dropped in training.
+        norm_eps: What the norm adds to a variance.
+        float32: Whether x is a sum in float32 beside parameters of half precision; the branch then computes in the
+            type of the norm's weight.
     """
 
-    def __init__(self, layer: SequenceLayer, *, norm: str = "layer", dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        layer: SequenceLayer,
+        *,
+        norm: str = "layer",
+        dropout: float = 0.0,
+        norm_eps: float = 1e-5,
+        float32: bool = False,
+    ) -> None:
         super().__init__()
         self.d_model = layer.d_model
-        self.norm = build_norm(norm, layer.d_model)
+        self.norm = build_norm(norm, layer.d_model, eps=norm_eps)
         self.layer = layer
         self.dropout = nn.Dropout(dropout)
+        self.float32 = float32
 
     def forward(
         self,
@@ -113,4 +139,13 @@ class BidirectionalResidual(SequenceLayer):
         check_sequence(x, self.d_model)
         check_lengths(lengths, x)
         x = zero_padding(x, lengths)  # or the norm's backward would meet its NaN
-        return x + self.dropout(self.layer(self.norm(x, lengths), lengths=lengths, rate=rate, starts=starts))
+        x, h = _branch(self.norm, x, lengths, self.float32)
+        return x + self.dropout(self.layer(h, lengths=lengths, rate=rate, starts=starts))
+
+
+def _branch(norm: nn.Module, x: Tensor, lengths: Tensor | None, float32: bool) -> tuple[Tensor, Tensor]:
+    """The sum as it is kept, and what enters the branch."""
+    if not float32:
+        return x, norm(x, lengths)
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    return x, norm(x, lengths).to(next(norm.parameters()).dtype)

@@ -39,10 +39,16 @@ class Backbone(CausalLayer[tuple[Any, ...]]):
         self.config = config
         self.d_model = config.d_model
         self.layers = nn.ModuleList(
-            Residual(build_layer(config.layer, config.d_model), norm=config.norm, dropout=config.dropout)
-            for _ in range(config.n_layers)
+            Residual(
+                build_layer(layer, config.d_model),
+                norm=config.norm,
+                dropout=config.dropout,
+                norm_eps=config.norm_eps,
+                float32=config.float32_residual,
+            )
+            for layer in config.schedule
         )
-        self.norm = build_norm(config.norm, config.d_model)
+        self.norm = build_norm(config.norm, config.d_model, eps=config.norm_eps)
 
     def forward(
         self,
@@ -128,13 +134,15 @@ class BidirectionalBackbone(SequenceLayer):
         self.d_model = config.d_model
         self.layers = nn.ModuleList(
             BidirectionalResidual(
-                build_bidirectional(config.layer, config.d_model),
+                build_bidirectional(layer, config.d_model),
                 norm=config.norm,
                 dropout=config.dropout,
+                norm_eps=config.norm_eps,
+                float32=config.float32_residual,
             )
-            for _ in range(config.n_layers)
+            for layer in config.schedule
         )
-        self.norm = build_norm(config.norm, config.d_model)
+        self.norm = build_norm(config.norm, config.d_model, eps=config.norm_eps)
 
     def forward(
         self,

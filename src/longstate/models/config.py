@@ -17,11 +17,24 @@ _LARGEST = 1e37  # of a statistic: it and its inverse are float32 numbers of ful
 
 @dataclass(frozen=True)
 class BackboneConfig:
-    """A stack of `n_layers` equal residual layers of width `d_model`, and a norm at its end.
+    """A stack of residual layers of width `d_model`, and a norm at its end.
+
+    Args:
+        d_model: Width.
+        n_layers: How many times `layer`, or the whole `pattern`, stands in the stack.
+        layer: What every layer is.
+        norm: Before every layer and at the end.
+        dropout: Share of every layer's outputs dropped in training.
+        pattern: Different layers that follow each other, instead of `layer`: a mixer and a feed-forward, or the eight
+            layers of a hybrid's period.
+        norm_eps: What the norms add to a variance.
+        float32_residual: Whether the sum of the branches is kept in float32 beside parameters of half precision.
 
     Example:
-        >>> from longstate.models import BackboneConfig, S4Config
+        >>> from longstate.models import BackboneConfig, S4Config, S4DConfig
         >>> BackboneConfig(d_model=32, layer=S4Config()).n_layers
+        4
+        >>> len(BackboneConfig(n_layers=2, pattern=(S4DConfig(), S4Config())).schedule)
         4
     """
 
@@ -32,6 +45,14 @@ class BackboneConfig:
     layer: LayerConfig = S4DConfig()
     norm: Literal["layer", "rms", "batch"] = "layer"
     dropout: float = 0.1
+    pattern: tuple[LayerConfig, ...] = ()
+    norm_eps: float = 1e-5
+    float32_residual: bool = False
+
+    @property
+    def schedule(self) -> tuple[LayerConfig, ...]:
+        """Every layer of the stack, in order."""
+        return (self.pattern or (self.layer,)) * self.n_layers
 
 
 @dataclass(frozen=True)
@@ -147,12 +168,24 @@ class RegressorConfig(_Input):
 
     def __post_init__(self) -> None:
         _check_input(self)
-        _check_names(self.targets, name="targets")
-        if self.target_statistics is not None and len(self.target_statistics.shift) != len(self.targets):
-            raise InputError(
-                f"`target_statistics` has {len(self.target_statistics.shift)} values, but one for each of the "
-                f"{len(self.targets)} targets is needed; compute it from the same targets."
-            )
+        _check_targets(self.targets, self.target_statistics)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepRegressorConfig(_Input):
+    """A causal model of numbers at every step (`StepRegressor`); the fields are those of `RegressorConfig`.
+
+    Raises:
+        InputError: If there are no targets or one twice, or widths do not fit.
+    """
+
+    kind: Literal["step_regressor"] = "step_regressor"
+    targets: tuple[str, ...]
+    target_statistics: TargetStatistics | None = None
+
+    def __post_init__(self) -> None:
+        _check_input(self)
+        _check_targets(self.targets, self.target_statistics)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,7 +208,10 @@ class BidirectionalClassifierConfig(_Input):
         _check_names(self.classes, name="classes")
 
 
-ModelConfig: TypeAlias = ClassifierConfig | TaggerConfig | RegressorConfig | BidirectionalClassifierConfig
+NumberConfig: TypeAlias = RegressorConfig | StepRegressorConfig
+"""The models that answer with numbers; all others name a class."""
+
+ModelConfig: TypeAlias = ClassifierConfig | TaggerConfig | NumberConfig | BidirectionalClassifierConfig
 
 
 def _check_input(config: _Input) -> None:
@@ -195,6 +231,15 @@ def _check_input(config: _Input) -> None:
     rate = config.sampling_rate
     if rate is not None and not 0 < rate < math.inf:
         raise InputError(f"`sampling_rate` is {rate}, but a positive number in Hz is needed; leave it out if unknown.")
+
+
+def _check_targets(targets: tuple[str, ...], statistics: TargetStatistics | None) -> None:
+    _check_names(targets, name="targets")
+    if statistics is not None and len(statistics.shift) != len(targets):
+        raise InputError(
+            f"`target_statistics` has {len(statistics.shift)} values, but one for each of the {len(targets)} targets "
+            "is needed; compute it from the same targets."
+        )
 
 
 def _check_names(names: tuple[str, ...], *, name: str) -> None:
