@@ -120,29 +120,50 @@ def discretize_dense(A: Tensor, B: Tensor, dt: Tensor | float, rule: str) -> tup
                 [0.0000, 1.0000]], dtype=torch.float64), tensor([0.0050, 0.1000], dtype=torch.float64))
     """
     check_choice(rule, RULES, name="rule")
-    if A.dim() < 2 or A.shape[-1] != A.shape[-2]:
-        raise InputError(
-            f"`A` has shape {tuple(A.shape)}, but square matrices (..., N, N) are needed; "
-            "use `discretize_diagonal` for a diagonal."
-        )
-    step = _steps(dt, A)
-    # Not `torch.broadcast_shapes`: that one imports sympy, a third of a second at the first layer's first call.
-    lead = torch.broadcast_tensors(step, A[..., 0, 0], B[..., 0])[0].shape
+    z, driven = _scaled(A, B, dt)
     size = A.shape[-1]
-    z = (step[..., None, None] * A).expand(*lead, size, size)
-    driven = (step[..., None] * B).expand(*lead, size)
-    eye = torch.eye(size, dtype=A.dtype, device=A.device)
     if rule == "euler":
-        return eye + z, driven
+        return _gbt(z, driven, 0.0)
     if rule == "dirac":
-        return _matrix_exp(z), B.expand(*lead, size)
+        return _matrix_exp(z), B.expand(driven.shape)
     if rule == "zoh":
         augmented = torch.nn.functional.pad(torch.cat([z, driven[..., None]], dim=-1), (0, 0, 0, 1))
         exponential = _matrix_exp(augmented)
         return exponential[..., :size, :size], exponential[..., :size, size]
-    weight = 0.5 if rule == "bilinear" else 1.0
-    both = torch.linalg.solve(eye - weight * z, torch.cat([eye + (1 - weight) * z, driven[..., None]], dim=-1))
-    return both[..., :size], both[..., size]
+    return _gbt(z, driven, 0.5 if rule == "bilinear" else 1.0)
+
+
+def gbt(A: Tensor, B: Tensor, dt: Tensor | float, alpha: float) -> tuple[Tensor, Tensor]:
+    """Discretise a system with a full matrix by the generalised bilinear transform.
+
+        Ā = (I - α dt A)⁻¹ (I + (1 - α) dt A)        B̄ = dt (I - α dt A)⁻¹ B
+
+    α = 0, 1/2 and 1 are the rules euler, bilinear and backward_euler. Where A has a negative semidefinite symmetric
+    part, ‖Ā‖₂ <= 1 for α >= 1/2; below, a large dt makes the powers of Ā grow.
+
+    Args:
+        A: Matrices (..., N, N).
+        B: Input vectors (..., N).
+        dt: Step sizes (...,), broadcast against the leading axes of A: (H,) for A (H, N, N); a number for all alike.
+        alpha: α, from 0 to 1.
+
+    Returns:
+        Ā (..., N, N) and B̄ (..., N) with the leading axes of dt, A and B broadcast together.
+
+    Raises:
+        InputError: If α is not between 0 and 1 or A is not square.
+
+    Source:
+        Gu et al. 2021 (arXiv 2110.13985), section 2.
+
+    Example:
+        >>> A = torch.tensor([[-1.0]], dtype=torch.float64)
+        >>> gbt(A, torch.ones(1, dtype=torch.float64), 0.5, 0.5)
+        (tensor([[0.6000]], dtype=torch.float64), tensor([0.4000], dtype=torch.float64))
+    """
+    if not 0 <= alpha <= 1:
+        raise InputError(f"`alpha` is {alpha}, but a number from 0 to 1 is needed; 0.5 is the bilinear rule.")
+    return _gbt(*_scaled(A, B, dt), alpha)
 
 
 def discretize_dplr(A: Tensor, P: Tensor, B: Tensor, dt: Tensor | float, rule: str) -> tuple[Tensor, Tensor]:
@@ -194,6 +215,31 @@ def discretize_dplr(A: Tensor, P: Tensor, B: Tensor, dt: Tensor | float, rule: s
     B_real = real_vector(B)
     A_bar = 2 * M - torch.eye(M.shape[-1], dtype=M.dtype, device=M.device)
     return A_bar, step[..., None] * (M @ B_real[..., None])[..., 0]
+
+
+def _scaled(A: Tensor, B: Tensor, dt: Tensor | float) -> tuple[Tensor, Tensor]:
+    """Matrices dt A (..., N, N) and vectors dt B (..., N), of one leading shape."""
+    if A.dim() < 2 or A.shape[-1] != A.shape[-2]:
+        raise InputError(
+            f"`A` has shape {tuple(A.shape)}, but square matrices (..., N, N) are needed; "
+            "use `discretize_diagonal` for a diagonal."
+        )
+    step = _steps(dt, A)
+    # Not `torch.broadcast_shapes`: that one imports sympy, a third of a second at the first layer's first call.
+    lead = torch.broadcast_tensors(step, A[..., 0, 0], B[..., 0])[0].shape
+    size = A.shape[-1]
+    z = (step[..., None, None] * A).expand(*lead, size, size)
+    return z, (step[..., None] * B).expand(*lead, size)
+
+
+def _gbt(z: Tensor, driven: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
+    """The transform of z = dt A and dt B."""
+    size = z.shape[-1]
+    eye = torch.eye(size, dtype=z.dtype, device=z.device)
+    if alpha == 0:
+        return eye + z, driven
+    both = torch.linalg.solve(eye - alpha * z, torch.cat([eye + (1 - alpha) * z, driven[..., None]], dim=-1))
+    return both[..., :size], both[..., size]
 
 
 def _matrix_exp(z: Tensor) -> Tensor:
