@@ -1,6 +1,7 @@
 """The choice of a backend: by device, dtype and shape alone, so that it traces, and always with a reason."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,10 +37,15 @@ def run(operator: str, backend: str, device: torch.device, *args: Any) -> Any:
     Autocast is switched off inside: a float32 kernel product would silently run in bfloat16.
     """
     chosen = _choose(operator, backend, args)
+    with without_autocast(device):
+        return chosen.run(*args)
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """A context with autocast switched off; `run` opens it, the backward pass of an operator has to do so itself."""
     if not torch.amp.is_autocast_available(device.type):
-        return chosen.run(*args)
-    with torch.autocast(device.type, enabled=False):
-        return chosen.run(*args)
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
 
 
 def explain(operator: str, *args: Any) -> list[tuple[str, str | None]]:
