@@ -7,7 +7,18 @@ from itertools import cycle
 import torch
 from torch import Tensor
 
-from longstate.layers import S4, S4D, Bidirectional, BidirectionalResidual, Residual, SequenceLayer
+from longstate.layers import (
+    S4,
+    S4D,
+    Attention,
+    Bidirectional,
+    BidirectionalResidual,
+    FeedForward,
+    MixtureOfExperts,
+    Residual,
+    SequenceLayer,
+    TwoSided,
+)
 from longstate.models import (
     Backbone,
     BackboneConfig,
@@ -19,6 +30,7 @@ from longstate.models import (
     RegressorConfig,
     S4Config,
     S4DConfig,
+    StepRegressorConfig,
     TaggerConfig,
     TargetStatistics,
     build,
@@ -71,6 +83,15 @@ CAUSAL_LAYERS = [
     _lti(S4D, init="legs", n_ssm=2, dropout=0.2),
     _lti(S4, init="fourier", rule="zoh", channels=2, n_ssm=2, output="linear"),
     _lti(S4, b_clip=2.0, output="none"),
+    Entry("Attention", lambda: Attention(D_MODEL, 2), programs=True),
+    Entry("Attention(rotary, grouped)", lambda: Attention(D_MODEL, 4, n_kv_heads=2, head_dim=2, rotary_base=100.0)),
+    Entry("Attention(window)", lambda: Attention(D_MODEL, 2, window=5, rotary_base=100.0, bias=True), programs=True),
+    Entry("Attention(window=1)", lambda: Attention(D_MODEL, 1, window=1)),
+    Entry("FeedForward", lambda: FeedForward(D_MODEL, dropout=0.2), programs=True),
+    Entry("FeedForward(swiglu)", lambda: FeedForward(D_MODEL, 6, activation="swiglu", bias=False)),
+    Entry("FeedForward(relu2)", lambda: FeedForward(D_MODEL, activation="relu2")),
+    Entry("MixtureOfExperts", lambda: MixtureOfExperts(D_MODEL, 6, n_experts=4), programs=True),
+    Entry("MixtureOfExperts(normalised)", lambda: MixtureOfExperts(D_MODEL, n_experts=3, top_k=1, activation="gelu")),
     Entry("S4D(1, 2)", lambda: S4D(1, 2, dt_min=0.5, dt_max=2.0), d_input=1),
     Entry("Residual(layer)", lambda: Residual(_s4d())),
     Entry("Residual(rms)", lambda: Residual(_s4d(), norm="rms", dropout=0.2)),
@@ -86,6 +107,7 @@ COMBINATIONS = [
 BIDIRECTIONAL_LAYERS = [
     Entry("Bidirectional", lambda: Bidirectional(_s4d(), _s4d(channels=2)), programs=True),
     Entry("Bidirectional(strict)", lambda: Bidirectional(_s4d(), S4(D_MODEL, D_STATE), strict=True)),
+    Entry("TwoSided", lambda: TwoSided(_s4d(output="none"), _s4d(output="none", init="real")), programs=True),
     Entry("BidirectionalResidual(batch)", lambda: BidirectionalResidual(Bidirectional(_s4d(), _s4d()), norm="batch")),
 ]
 
@@ -120,6 +142,11 @@ MODELS = [
         RegressorConfig(
             d_input=3, targets=("age",), backbone=_stack(_S4D, "batch", dropout=0.0), target_statistics=_UNITS
         ),
+    ),
+    _model(
+        "step_regressor",
+        StepRegressorConfig(d_input=3, targets=("level", "slope"), backbone=_stack(_S4D), statistics=_RAW),
+        programs=True,
     ),
     _model(
         "bidirectional_classifier(mean)",

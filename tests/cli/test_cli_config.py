@@ -87,8 +87,8 @@ def test_every_error_is_listed_at_once_where_it_stands() -> None:
         "c.yaml: data.normalise: one of zscore, minmax or none is needed (got 'zscor')",
         "c.yaml: data.split.validation: `validation` is 0.7 beside a `test` of 0.5, but something has to train; "
         "choose them so that their sum is below 1.",
-        "c.yaml: model.kind: one of classifier, bidirectional_classifier, tagger or regressor is needed "
-        "(got 'clasifier')",
+        "c.yaml: model.kind: one of classifier, bidirectional_classifier, tagger, regressor or step_regressor is "
+        "needed (got 'clasifier')",
         "c.yaml: model.backbone.d_model: an integer is needed (got 'wide')",
         "c.yaml: model.backbone.n_layers: one layer at least is needed (got 0)",
         "c.yaml: model.backbone.dropout: a share from 0 to below 1 is needed (got 1.0)",

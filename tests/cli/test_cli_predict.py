@@ -8,7 +8,7 @@ import torch
 
 from longstate import models, training
 from longstate.data import read
-from longstate.models import RegressorConfig, TaggerConfig
+from longstate.models import RegressorConfig, StepRegressorConfig, TaggerConfig
 
 
 @pytest.fixture
@@ -50,6 +50,12 @@ def test_a_tagger_answers_every_step_and_a_regressor_with_numbers(run, classifie
     (only,) = json.loads(run("predict", tmp_path / "regressor", recording, "--json").out)
     assert only["answer"] is None
     assert set(only["values"]) == {"kg"}
+    models.save(models.build(StepRegressorConfig(d_input=2, targets=("m",), backbone=backbone)), tmp_path / "steps")
+    said = run("predict", tmp_path / "steps", recording, "--csv", out).out
+    values = [float(row["m"]) for row in csv.DictReader(out.read_text().splitlines())]
+    assert len(values) == 40
+    assert "Means over the steps" in said
+    assert f"{np.mean(values):.4g}" in said
 
 
 def test_columns_are_found_by_name_and_arrays_by_position(run, folder, tmp_path) -> None:

@@ -53,6 +53,10 @@ class TestCollate:
         assert (batch.y.tolist(), batch.y.dtype) == ([[1, 2, -1], [2, 0, 1]], torch.int64)
         batch = collate(recordings(5, task="regression"), [3, 1])
         assert (batch.y.tolist(), batch.y.dtype) == ([[1.5], [0.5]], torch.float32)
+        source = from_arrays([np.zeros(1), np.zeros(2)], [[4.0], [5.0, np.nan]], task="step_regression")
+        batch = collate(source, [0, 1])
+        assert (batch.y.shape, batch.y.dtype) == ((2, 2, 1), torch.float32)
+        assert batch.y.nan_to_num(-1)[..., 0].tolist() == [[4, -1], [5, -1]]
 
     def test_windows(self):
         batch = collate(recordings(5, task="tagging"), [4, 3], starts=[2, 3], crop=2)

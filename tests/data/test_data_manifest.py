@@ -120,6 +120,22 @@ class TestTagging:
             task="tagging",
         )
 
+    def test_numbers(self, folder):
+        (folder / "t.csv").write_text("slope,level\n1,5\n2,6\n")
+        text = "path,labels_path\na.csv,t.csv\n"
+        recordings = manifest(folder, text, task="step_regression", targets=["level", "slope"])
+        assert (recordings.task, recordings.targets) == ("step_regression", ("level", "slope"))
+        assert recordings.y[0].tolist() == [[5, 1], [6, 2]]
+        np.save(folder / "t.npy", np.array([3.0, 4.0]))
+        recordings = manifest(folder, text.replace("t.csv", "t.npy"), task="step_regression")
+        assert (recordings.targets, recordings.y[0].tolist()) == (("label",), [[3], [4]])
+        refuses(
+            folder,
+            "path,labels_path\na.csv,\n",
+            "m.csv, line 2 has an empty `labels_path`, but a file with numbers a step is needed; name it.",
+            task="step_regression",
+        )
+
     def test_no_file_named(self, folder):
         refuses(
             folder,

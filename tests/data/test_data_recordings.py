@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from longstate._checks import InputError
-from longstate.data import Recordings, from_arrays, statistics
+from longstate.data import Recordings, from_arrays, statistics, target_statistics
 
 ROWS = [np.full((length, 2), length, dtype=np.float32) for length in (2, 4, 3)]
 
@@ -65,6 +65,21 @@ def test_tasks():
     regression = from_arrays(ROWS, np.ones((3, 2)), task="regression", targets=["u", "v"])
     assert (regression.task, regression.y.shape, regression.targets) == ("regression", (3, 2), ("u", "v"))
     assert repr(regression).endswith("2 targets)")
+    steps = from_arrays(ROWS, [np.full((len(row), 2), 0.5) for row in ROWS], task="step_regression", targets=["u", "v"])
+    assert (steps.task, steps.y[0].dtype, steps.targets) == ("step_regression", np.float32, ("u", "v"))
+    assert steps.select([2]).y[0].shape == (len(ROWS[2]), 2)
+    assert [r.has_numbers for r in (example(), regression, steps)] == [False, True, True]
+    with pytest.raises(InputError, match="the labels are numbers, but classes are needed"):
+        steps.with_classes(["a"])
+
+
+def test_targets_of_steps_that_do_not_fit():
+    with pytest.raises(InputError, match=r"recording 0 has targets of shape \(2, 3\), but \(length, 1\) is needed for"):
+        from_arrays([np.zeros(2)], [np.zeros((2, 3))], task="step_regression")
+    with pytest.raises(InputError, match="recording 0 has 3 labels for 2 steps, but one a step is needed"):
+        from_arrays([np.zeros(2)], [np.zeros(3)], task="step_regression")
+    with pytest.raises(InputError, match=r"recording 0 has the target \[inf\] at step 1, but regression needs finite"):
+        from_arrays([np.zeros(2)], [[0.0, np.inf]], task="step_regression")
 
 
 @pytest.mark.parametrize(
@@ -125,6 +140,15 @@ class TestStatistics:
         recordings = from_arrays([np.array([0.0, 2.0]), np.array([100.0, 900.0])])
         assert statistics(recordings.select([0])) == ((1.0,), (1.0,))
         assert all(type(value) is float for value in statistics(recordings).shift)
+
+    def test_targets_of_recordings_and_of_steps(self):
+        source = from_arrays([np.zeros(2)] * 2, [[1.0, 7.0], [5.0, 7.0]], task="regression", targets=["u", "v"])
+        assert target_statistics(source) == ((3.0, 7.0), (2.0, 1.0))
+        steps = [np.array([1.0, np.nan]), np.array([3.0, 8.0, np.nan])]
+        source = from_arrays([np.zeros(2), np.zeros(3)], steps, task="step_regression")
+        assert np.allclose(target_statistics(source), ([4.0], [np.std([1, 3, 8])]), rtol=1e-12)
+        with pytest.raises(InputError, match="the labels are for classification, but numbers are needed"):
+            target_statistics(example())
 
     def test_refused(self):
         with pytest.raises(InputError, match="there are no recordings, but statistics need one at least"):

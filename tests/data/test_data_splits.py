@@ -114,6 +114,8 @@ class TestStratified:
     def test_targets_and_tags(self):
         source = from_arrays([np.zeros(2)] * 10, np.arange(10.0), task="regression")
         assert [len(part) for part in parts_of(source, validation=0.2, test=0.3)] == [5, 2, 3]
+        source = from_arrays([np.zeros(2)] * 10, np.ones((10, 2)), task="step_regression")
+        assert [len(part) for part in parts_of(source, validation=0.2, test=0.3)] == [5, 2, 3]
         source = from_arrays([np.zeros(2)] * 10, [["a", "b"]] * 9 + [["a", "c"]], task="tagging")
         for seed in range(10):
             parts = parts_of(source, validation=0.2, seed=seed)

@@ -23,6 +23,7 @@ from longstate.models import (
     RegressorConfig,
     S4Config,
     S4DConfig,
+    StepRegressorConfig,
     TaggerConfig,
     build,
     load,
@@ -35,8 +36,9 @@ CONFIGS = [
     ClassifierConfig(d_input=2, classes=("a", "b"), backbone=D, pooling="last"),
     TaggerConfig(d_input=2, classes=("a", "b"), backbone=BackboneConfig(4, 2, S4Config(d_state=4), "batch")),
     RegressorConfig(d_input=2, targets=("a", "b"), backbone=D),
+    StepRegressorConfig(d_input=2, targets=("a", "b"), backbone=D),
 ]
-EACH = pytest.mark.parametrize("config", CONFIGS, ids=["mean", "last", "tagger", "regressor"])
+EACH = pytest.mark.parametrize("config", CONFIGS, ids=["mean", "last", "tagger", "regressor", "step_regressor"])
 
 
 def made(config: ModelConfig = CONFIGS[0]) -> Any:

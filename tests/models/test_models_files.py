@@ -22,6 +22,7 @@ from longstate.models import (
     RegressorConfig,
     S4Config,
     S4DConfig,
+    StepRegressorConfig,
     TaggerConfig,
     TargetStatistics,
     atomic,
@@ -38,6 +39,7 @@ CONFIGS = [
     ),
     TaggerConfig(d_input=2, classes=("a", "b"), backbone=BackboneConfig(4, 2, S4Config(d_state=4), "batch")),
     RegressorConfig(d_input=2, targets=("a",), backbone=SMALL, target_statistics=TargetStatistics((70.1,), (0.3,))),
+    StepRegressorConfig(d_input=2, targets=("a", "b"), backbone=SMALL),
     BidirectionalClassifierConfig(d_input=2, classes=("a", "b"), backbone=SMALL),
 ]
 

@@ -1,6 +1,7 @@
 """Models: three views of one answer, raw input, and every argument passed through."""
 
 import copy
+import dataclasses
 import inspect
 import math
 from itertools import pairwise
@@ -26,6 +27,7 @@ from longstate.models import (
     RegressorConfig,
     S4Config,
     S4DConfig,
+    StepRegressorConfig,
     TaggerConfig,
     TargetStatistics,
     build,
@@ -40,9 +42,11 @@ CAUSAL = [
     ClassifierConfig(d_input=2, classes=("a", "b", "c"), backbone=P, pooling="last"),
     TaggerConfig(d_input=2, classes=("a", "b", "c"), backbone=P, statistics=STATISTICS),
     RegressorConfig(d_input=2, targets=("a", "b", "c"), backbone=D, target_statistics=TARGETS),
+    StepRegressorConfig(d_input=2, targets=("a", "b", "c"), backbone=D, target_statistics=TARGETS),
 ]
+EVERY_STEP = ("tagger", "step_regressor")
 BOTH_WAYS = BidirectionalClassifierConfig(d_input=2, classes=("a", "b"), backbone=D, statistics=STATISTICS)
-EACH = pytest.mark.parametrize("config", CAUSAL, ids=["mean", "last", "tagger", "regressor"])
+EACH = pytest.mark.parametrize("config", CAUSAL, ids=["mean", "last", "tagger", "regressor", "step_regressor"])
 
 
 def made(config: ModelConfig, dtype: torch.dtype = torch.float64) -> Any:
@@ -86,7 +90,7 @@ def test_parallel_is_stepped_is_chunked(config: ModelConfig, dtype: torch.dtype,
         close(going_on[1], going_on[0], tolerance)
         close(going_on[2], going_on[0], tolerance)
         whole = model(x)
-        close(whole, running if config.kind == "tagger" else running[:, -1], tolerance)
+        close(whole, running if config.kind in EVERY_STEP else running[:, -1], tolerance)
 
 
 @EACH
@@ -104,7 +108,7 @@ def test_padded_rows_are_the_rows_alone(config: ModelConfig, filler: float) -> N
             one = slice(row, row + 1)
             alone = x[one, :length]
             expected = model(alone)
-            close(whole[one, :length] if config.kind == "tagger" else whole[one], expected)
+            close(whole[one, :length] if config.kind in EVERY_STEP else whole[one], expected)
             before = (
                 tuple(part._replace(x=part.x[one]) for part in carried[0]),
                 carried[1] and type(carried[1])(*(part[one] for part in carried[1])),
@@ -127,7 +131,7 @@ def test_packed_rows_are_the_sequences_alone(config: ModelConfig) -> None:
                 part = x[row : row + 1, begin:end]
                 alone, _ = model.forward_with_state(part, model.initial_state(1))
                 close(running[row : row + 1, begin:end], alone)
-            close(whole[row : row + 1, begin:] if config.kind == "tagger" else whole[row : row + 1], model(part))
+            close(whole[row : row + 1, begin:] if config.kind in EVERY_STEP else whole[row : row + 1], model(part))
 
 
 @EACH
@@ -148,7 +152,7 @@ def test_the_rate_reaches_every_layer(config: ModelConfig) -> None:
 
 @EACH
 def test_the_law_of_running_decisions(config: ModelConfig) -> None:
-    if config.kind != "tagger":
+    if config.kind not in EVERY_STEP:
         assert views.check_running_decision(made(config)).difference < 1e-10
 
 
@@ -177,9 +181,10 @@ def test_raw_input_of_another_type_is_taken() -> None:
     assert model.step(x[:, 0], model.initial_state(1))[0].dtype is torch.float32
 
 
-def test_outputs_are_in_the_units_of_the_targets() -> None:
-    model, x = made(CAUSAL[3]), raw(2, 9, 2)
-    plain = made(RegressorConfig(d_input=2, targets=("a", "b", "c"), backbone=D))
+@pytest.mark.parametrize("config", CAUSAL[3:], ids=lambda config: config.kind)
+def test_outputs_are_in_the_units_of_the_targets(config: RegressorConfig | StepRegressorConfig) -> None:
+    model, x = made(config), raw(2, 9, 2)
+    plain = made(dataclasses.replace(config, target_statistics=None))
     plain.load_state_dict(model.state_dict())
     shift, scale = (torch.tensor(part, dtype=x.dtype) for part in (TARGETS.shift, TARGETS.scale))
     close(model(x), plain(x) * scale + shift)
@@ -193,7 +198,7 @@ def test_nan_in_the_padding_reaches_no_gradient(config: ModelConfig) -> None:
     x[torch.arange(10) >= lengths[:, None]] = float("nan")
     x.requires_grad_()
     y = model(x, lengths=lengths)
-    valid = y[torch.arange(10) < lengths[:, None]] if config.kind == "tagger" else y
+    valid = y[torch.arange(10) < lengths[:, None]] if config.kind in EVERY_STEP else y
     valid.square().sum().backward()
     assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in model.parameters())
     assert x.grad is not None
@@ -278,6 +283,6 @@ def test_the_backbone_is_the_stack_of_its_layers() -> None:
 
 def test_causal_models_are_abstract_or_final() -> None:
     assert inspect.isabstract(CausalModel)
-    assert len(CausalModel.__subclasses__()) == 3
+    assert len(CausalModel.__subclasses__()) == 4
     assert not any(cls.__subclasses__() for cls in CausalModel.__subclasses__())
     assert not issubclass(BidirectionalClassifier, CausalLayer)

@@ -11,7 +11,16 @@ from small_runs import classifier, waves
 
 from longstate._checks import InputError
 from longstate.data import collate, from_arrays
-from longstate.models import BackboneConfig, RegressorConfig, S4DConfig, SequenceTagger, TaggerConfig, build
+from longstate.models import (
+    BackboneConfig,
+    RegressorConfig,
+    S4DConfig,
+    SequenceTagger,
+    StepRegressor,
+    StepRegressorConfig,
+    TaggerConfig,
+    build,
+)
 from longstate.training import ClassificationEvaluation, RegressionEvaluation, evaluate, predict, predict_steps
 from longstate.training.loaders import EvaluationBatches
 from longstate.training.metrics import class_scores, confusion_matrix, length_buckets, macro_f1, target_scores
@@ -134,6 +143,25 @@ def test_a_regressor_is_judged_by_its_errors() -> None:
     assert found.targets[0].mae == pytest.approx(np.abs(error).mean())
     assert found.loss == pytest.approx(((error / 2.0) ** 2).mean())
     assert json.loads(json.dumps(found.to_dict()))["targets"][0]["name"] == "target"
+
+
+def test_a_step_regressor_is_judged_by_its_known_steps() -> None:
+    steps = [np.array([1.0, 2.0, np.nan]), np.array([4.0, 0.0])]
+    recordings = from_arrays([np.arange(3.0), np.arange(2.0)], steps, task="step_regression")
+    model = build(StepRegressorConfig(d_input=1, targets=("target",), backbone=SMALL))
+    assert isinstance(model, StepRegressor)
+    answers = predict_steps(model, recordings, batch_size=1)
+    assert [part.shape for part in answers] == [(3, 1), (2, 1)]
+    error = np.array([*(answers[0][:2, 0] - [1, 2]), *(answers[1][:, 0] - [4, 0])], dtype=np.float64)
+    found = evaluate(model, recordings)
+    assert isinstance(found, RegressionEvaluation)
+    assert found.count == 4
+    assert found.targets[0].rmse == pytest.approx(np.sqrt((error**2).mean()))
+    assert found.targets[0].mae == pytest.approx(np.abs(error).mean())
+    assert found.loss == pytest.approx((error**2).mean() / np.var([1, 2, 4, 0]))
+    assert found.targets[0].r2 == pytest.approx(1 - found.loss)
+    with pytest.raises(InputError, match="the model is a step regressor, which answers every step; use `predict_"):
+        predict(model, recordings)
 
 
 @given(count=st.integers(1, 12), processes=st.integers(1, 4), batch_size=st.integers(1, 5))

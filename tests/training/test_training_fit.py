@@ -21,6 +21,7 @@ from longstate.models import (
     BidirectionalClassifierConfig,
     Model,
     RegressorConfig,
+    StepRegressorConfig,
     TaggerConfig,
     TargetStatistics,
     build,
@@ -170,6 +171,11 @@ def test_every_kind_of_model_trains(tmp_path: Path) -> None:
             "regressor",
             measured,
             build(RegressorConfig(d_input=2, targets=("mean",), target_statistics=targets, backbone=SMALL)),
+        ),
+        (
+            "step regressor",
+            from_arrays(rows, [row.sum(1).cumsum() for row in rows], task="step_regression"),
+            build(StepRegressorConfig(d_input=2, targets=("target",), backbone=SMALL)),
         ),
         ("both ways", named, build(BidirectionalClassifierConfig(d_input=2, classes=named.classes, backbone=SMALL))),
     ):

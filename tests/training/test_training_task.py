@@ -5,9 +5,9 @@ from small_runs import classifier, waves
 
 from longstate._checks import InputError
 from longstate.data import from_arrays
-from longstate.models import BackboneConfig, RegressorConfig, TaggerConfig, TargetStatistics
+from longstate.models import BackboneConfig, RegressorConfig, StepRegressorConfig, TaggerConfig, TargetStatistics
 from longstate.training import TrainingConfig
-from longstate.training.task import Classification, Regression, Tagging, build_task
+from longstate.training.task import Classification, Regression, StepRegression, Tagging, build_task
 
 SMALL = BackboneConfig(4, 1)
 LOGITS = torch.tensor([[2.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 3.0]])
@@ -51,6 +51,17 @@ def test_errors_of_a_regressor_are_in_units_of_deviation() -> None:
     assert [float(part) for part in score] == [2.0**2 + 2.0**2, 4.0, 0.0, 2.0]
 
 
+def test_a_step_regressor_counts_valid_targets_that_are_known() -> None:
+    outputs = torch.tensor([[[1.0, 10.0], [3.0, 40.0]], [[0.0, 0.0], [float("nan"), 0.0]]], requires_grad=True)
+    y = torch.tensor([[[2.0, 10.0], [float("nan"), 20.0]], [[0.0, 30.0], [1.0, 1.0]]])
+    score = StepRegression(torch.tensor([0.5, 10.0])).score(outputs, y, torch.tensor([2, 1]))
+    assert [float(part.detach()) for part in score] == [2.0**2 + 2.0**2 + 3.0**2, 5.0, 0.0, 5.0]
+    score.loss.backward()
+    assert outputs.grad is not None
+    assert outputs.grad.isfinite().all()
+    assert outputs.grad[1, 1].tolist() == [0.0, 0.0]
+
+
 def test_balanced_weights_are_inverse_counts() -> None:
     recordings = from_arrays([np.ones(3)] * 4, list("aaab"))
     task = build_task(classifier(recordings).config, recordings, TrainingConfig(class_weights="balanced"))
@@ -77,6 +88,21 @@ def test_the_scale_of_targets_comes_from_the_training_recordings() -> None:
     task = build_task(config, recordings, TrainingConfig())
     assert isinstance(task, Regression)
     assert task.scale.tolist() == [2.0, 1.0]
+
+
+def test_the_scale_of_targets_of_steps_is_that_over_the_steps() -> None:
+    steps = [[1.0, float("nan")], [5.0, 1.0, 5.0]]
+    recordings = from_arrays([np.ones(2), np.ones(3)], steps, task="step_regression")
+    config = StepRegressorConfig(d_input=1, targets=("target",), backbone=SMALL)
+    task = build_task(config, recordings, TrainingConfig())
+    assert isinstance(task, StepRegression)
+    assert task.scale.tolist() == [2.0]
+    recordings.y[1][:] = float("nan")
+    with pytest.raises(InputError, match="recording 1 has no label, but one is needed here"):
+        build_task(config, recordings, TrainingConfig())
+    tagged = from_arrays([np.ones(2)], [list("ab")], task="tagging")
+    with pytest.raises(InputError, match="labelled for tagging, but a step_regressor needs step_regression"):
+        build_task(config, tagged, TrainingConfig())
 
 
 def test_recordings_that_do_not_fit_the_model_are_refused() -> None:

@@ -7,9 +7,9 @@ from longstate import models
 
 def names(config: models.ModelConfig) -> tuple[str, ...]:
     """The name of each output: classes, or targets."""
-    return config.targets if config.kind == "regressor" else config.classes
+    return config.targets if isinstance(config, models.NumberConfig) else config.classes
 
 
 def answer(config: models.ModelConfig, output: Tensor) -> Tensor:
     """Outputs (..., n) as probabilities for classes, as they are for targets; float64."""
-    return output.double() if config.kind == "regressor" else output.double().softmax(-1)
+    return output.double() if isinstance(config, models.NumberConfig) else output.double().softmax(-1)

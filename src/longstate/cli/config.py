@@ -11,14 +11,17 @@ from longstate.models import BackboneConfig
 from longstate.training import TrainingConfig
 
 _FORBID_EXTRA = {"extra": "forbid"}
-ModelKind = Literal["classifier", "bidirectional_classifier", "tagger", "regressor"]
+ModelKind = Literal["classifier", "bidirectional_classifier", "tagger", "regressor", "step_regressor"]
 Pooling = Literal["mean", "last"]
 
+EVERY_STEP = ("tagger", "step_regressor")
+"""The kinds that answer every step, so that nothing is pooled."""
 _TASK_OF: dict[str, Task] = {
     "classifier": "classification",
     "bidirectional_classifier": "classification",
     "tagger": "tagging",
     "regressor": "regression",
+    "step_regressor": "step_regression",
 }
 
 
@@ -67,9 +70,10 @@ class DataSection:
     """Where the recordings come from and how they are brought to a common scale.
 
     Args:
-        source: "watch", a manifest, a `.ts` or `.tsv` file, or `package:NAME/PATH` for a file of an installed package.
+        source: "watch", a manifest, a `.ts` or `.tsv` file, `package:NAME/PATH` for a file of an installed package, or
+            `task:NAME?OPTIONS` for a synthetic task.
         channels: Names of the channels to take, in this order; all if None.
-        targets: Columns of the manifest that a regressor learns.
+        targets: Columns of the manifest (or of the files with a step's numbers) that a regressor learns.
         normalise: Statistics of the training recordings that go into the model.
         split: Which recordings train, validate and test.
     """
@@ -89,7 +93,7 @@ class ModelSection:
 
     Args:
         kind: What it answers; the task of the data follows from it.
-        pooling: What of the steps decides; a tagger has none.
+        pooling: What of the steps decides; a tagger and a step regressor have none.
         backbone: The stack of layers.
     """
 
@@ -100,8 +104,8 @@ class ModelSection:
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
 
     def __post_init__(self) -> None:
-        if self.kind == "tagger" and self.pooling is not None:
-            raise InputError(f"`pooling` is {self.pooling!r}, but a tagger answers every step; leave it out.")
+        if self.kind in EVERY_STEP and self.pooling is not None:
+            raise InputError(f"`pooling` is {self.pooling!r}, but a {self.kind} answers every step; leave it out.")
 
     @property
     def task(self) -> Task:

@@ -48,7 +48,7 @@ def print_evaluation(evaluation: training.Evaluation, title: str) -> None:
             (score.name, f"{score.mae:.4g}", f"{score.rmse:.4g}", "-" if score.r2 is None else f"{score.r2:.3f}")
             for score in evaluation.targets
         ]
-        print_table(f"{title}: {evaluation.count} recordings", ("target", "MAE", "RMSE", "R2"), rows)
+        print_table(f"{title}: {evaluation.count} answers", ("target", "MAE", "RMSE", "R2"), rows)
         return
     names = [score.name for score in evaluation.classes]
     print_table(

@@ -20,7 +20,7 @@ UP_TO = 50
 
 
 class Answer(NamedTuple):
-    """What was said: of which recording (and step, for a tagger), the class (none for a regressor), the numbers."""
+    """What was said: of which recording (and step, if each is answered), the class (none for numbers), the numbers."""
 
     recording: str
     step: int | None
@@ -66,7 +66,7 @@ def run_predict(
 
 
 def predict_source(model: models.Model, source: str, batch_size: int) -> list[Answer]:
-    """The answers about one source, in its order; those of a tagger step by step."""
+    """The answers about one source, in its order; step by step if the model answers every step."""
     recordings = read_for(model, source, "prediction")
     single = Path(source).is_file() and len(recordings) == 1
     labels = (
@@ -74,8 +74,8 @@ def predict_source(model: models.Model, source: str, batch_size: int) -> list[An
         if single
         else [str(Path(source) / name) if Path(source).is_dir() else name for name in recordings.names]
     )
-    classes = None if model.config.kind == "regressor" else names(model.config)
-    if isinstance(model, models.SequenceTagger):
+    classes = None if isinstance(model.config, models.NumberConfig) else names(model.config)
+    if isinstance(model, models.SequenceTagger | models.StepRegressor):
         steps = training.predict_steps(model, recordings, batch_size=batch_size)
         return [
             _answer(label, step, row, classes)
@@ -105,21 +105,27 @@ def _csv(answers: Sequence[Answer], columns: Sequence[str]) -> str:
 
 
 def _print_answers(answers: Sequence[Answer], columns: Sequence[str]) -> None:
-    """A table for a person; of a tagger, how often each class was said in each recording."""
+    """A table for a person; of answers a step, the share of each class or the mean of each number in a recording."""
+    has_class = any(one.answer is not None for one in answers)
     if any(one.step is not None for one in answers):
-        counts: dict[str, Counter[str]] = {}
+        steps: dict[str, list[Answer]] = {}
         for one in answers:
-            counts.setdefault(one.recording, Counter())[one.answer or ""] += 1
-        rows = [
-            (recording, count.total(), *(f"{count[name] / count.total():.3f}" for name in columns))
-            for recording, count in counts.items()
-        ]
-        print_table("Shares of the steps", ("recording", "steps", *columns), rows[:UP_TO])
+            steps.setdefault(one.recording, []).append(one)
+        rows = [(recording, len(said), *_summary(said, columns)) for recording, said in steps.items()]
+        title = "Shares of the steps" if has_class else "Means over the steps"
+        print_table(title, ("recording", "steps", *columns), rows[:UP_TO])
     else:
-        has_class = any(one.answer is not None for one in answers)
         rows = [
             (one.recording, *([one.answer] * has_class), *(f"{value:.4g}" for value in one.values)) for one in answers
         ]
         print_table("Answers", ("recording", *(["class"] * has_class), *columns), rows[:UP_TO])
     if len(rows) > UP_TO:
         print(f"... and {len(rows) - UP_TO} more: --csv FILE writes all.")
+
+
+def _summary(steps: Sequence[Answer], columns: Sequence[str]) -> list[str]:
+    """Of the answers at the steps of one recording, a number for each column."""
+    if steps[0].answer is None:
+        return [f"{value:.4g}" for value in np.mean([one.values for one in steps], axis=0)]
+    counts = Counter(one.answer for one in steps)
+    return [f"{counts[name] / len(steps):.3f}" for name in columns]

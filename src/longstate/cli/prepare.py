@@ -5,11 +5,9 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from longstate import data, models
 from longstate._checks import InputError
-from longstate.cli.config import DataSection, ModelSection, SplitSection
+from longstate.cli.config import EVERY_STEP, DataSection, ModelSection, SplitSection
 from longstate.data.statistics import Kind
 
 
@@ -85,15 +83,11 @@ def model_config(section: ModelSection, train: data.Recordings, normalise: Kind)
         "backbone": dataclasses.asdict(section.backbone),
         "statistics": None if normalise == "none" else data.statistics(train, normalise)._asdict(),
     }
-    if section.kind != "tagger":
+    if section.kind not in EVERY_STEP:
         values["pooling"] = section.pooling or "mean"
-    if section.kind == "regressor":
-        spread = np.asarray(train.y, np.float64).std(0)
+    if train.has_numbers:
         values["targets"] = train.targets
-        values["target_statistics"] = {
-            "shift": np.asarray(train.y, np.float64).mean(0).tolist(),
-            "scale": np.where(spread > 0, spread, 1.0).tolist(),
-        }
+        values["target_statistics"] = data.target_statistics(train)._asdict()
     else:
         values["classes"] = train.classes
     return models.config_from_dict(values)

@@ -40,7 +40,7 @@ def load_trained(folder: Path, *, device: str = "auto") -> Trained:
     """
     inner = folder / "model"
     folder = inner if inner.is_dir() else folder
-    model = models.load(folder).to(pick_device(device))
+    model = models.load_model(folder).to(pick_device(device))
     return Trained(model, folder, read_facts(folder))
 
 
@@ -73,7 +73,7 @@ def read_for(model: models.Model, source: str, task: data.Task) -> data.Recordin
         locate(source),
         task=task,
         channels=config.channels if has_names else None,
-        targets=config.targets if config.kind == "regressor" else ("label",),
+        targets=config.targets if isinstance(config, models.NumberConfig) else ("label",),
     )
     if len(recordings.channels) != config.d_input:
         raise InputError(
@@ -88,7 +88,7 @@ def read_for(model: models.Model, source: str, task: data.Task) -> data.Recordin
         )
     if config.channels is not None and not has_names:
         recordings = dataclasses.replace(recordings, channels=config.channels)
-    if task == "prediction" or config.kind == "regressor":
+    if task == "prediction" or isinstance(config, models.NumberConfig):
         return recordings
     if recordings.task == "prediction":
         raise InputError(

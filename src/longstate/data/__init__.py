@@ -17,6 +17,7 @@ from longstate.data.splits import leave_one_group_out as leave_one_group_out
 from longstate.data.splits import split as split
 from longstate.data.statistics import Statistics as Statistics
 from longstate.data.statistics import statistics as statistics
+from longstate.data.statistics import target_statistics as target_statistics
 from longstate.data.step_labels import read_step_labels as read_step_labels
 from longstate.data.ucr import read_ucr as read_ucr
 from longstate.data.uea import read_uea as read_uea

@@ -27,8 +27,10 @@ def from_arrays(
     Args:
         x: One array (length, channels) or (length,) for each recording.
         labels: A class name for each recording; for tagging a sequence of class names, one a step; for regression a
-            number, or one number a target. None if they are not known.
-        task: What the labels are: "classification", "tagging" or "regression"; "prediction" leaves them out.
+            number, or one number a target; for step regression an array (length,) or (length, targets), NaN where a
+            step has no target. None if they are not known.
+        task: What the labels are: "classification", "tagging", "regression" or "step_regression"; "prediction" leaves
+            them out.
         groups: What each recording belongs to, so that a split can keep it together.
         splits: "train", "validation", "test" or None for each recording.
         names: What to call each recording in messages.
@@ -70,7 +72,7 @@ def from_arrays(
         names=names,
         channels=default_channels(rows[0].shape[1]) if channels is None else tuple(channels),
         sampling_rate=sampling_rate,
-        targets=tuple(targets) if task == "regression" and labels is not None else (),
+        targets=tuple(targets) if task in ("regression", "step_regression") and labels is not None else (),
     )
 
 
@@ -82,6 +84,8 @@ def _encode_labels(
         return (), np.full(len(names), UNKNOWN, dtype=np.int64)
     if task == "regression":
         return (), _target_array(labels, names)
+    if task == "step_regression":
+        return (), tuple(_step_targets(label, name) for label, name in zip(labels, names, strict=True))
     if task == "tagging":
         steps = [np.asarray(label).astype(str) for label in labels]
         different = [np.unique(label, return_inverse=True) for label in steps]
@@ -100,5 +104,18 @@ def _target_array(labels: Sequence | np.ndarray, names: tuple[str, ...]) -> np.n
         raise InputError(
             f"{names[row]} has the target {numbers[row].tolist()}, but regression needs finite numbers; correct it, or "
             "leave the recording out."
+        )
+    return numbers
+
+
+def _step_targets(label: np.ndarray, name: str) -> np.ndarray:
+    """Targets of every step as float32 (length, targets); NaN stays, an infinite number does not."""
+    numbers = np.asarray(label, dtype=np.float32)
+    numbers = numbers[:, None] if numbers.ndim == 1 else numbers
+    if np.isinf(numbers).any():
+        step = int(np.argwhere(np.isinf(numbers))[0, 0])
+        raise InputError(
+            f"{name} has the target {numbers[step].tolist()} at step {step}, but regression needs finite numbers; "
+            "correct it, or put NaN where a step has no target."
         )
     return numbers

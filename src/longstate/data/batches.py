@@ -19,7 +19,8 @@ class Batch(NamedTuple):
         x: Values (batch, length, channels) float32.
         lengths: Steps of each row (batch,) int64.
         y: Class indices (batch,) int64, -1 where unknown; for tagging (batch, length) int64, -1 after the end; for
-            regression (batch, targets) float32.
+            regression (batch, targets) float32; for step regression (batch, length, targets) float32, NaN after the end
+            and where a step has no target.
     """
 
     x: Tensor
@@ -65,7 +66,7 @@ def collate(
     lengths = torch.tensor([len(part) for part in parts])
     if isinstance(recordings.y, tuple):
         labels = [recordings.y[row][window] for row, window in zip(rows, windows, strict=True)]
-        return Batch(x, lengths, torch.from_numpy(_pad(labels, UNKNOWN)))
+        return Batch(x, lengths, torch.from_numpy(_pad(labels, np.nan if recordings.has_numbers else UNKNOWN)))
     return Batch(x, lengths, torch.from_numpy(recordings.y[rows]))
 
 

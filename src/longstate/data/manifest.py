@@ -13,6 +13,7 @@ from longstate.data.folder import read_files
 from longstate.data.labels import check_class_name, parse_target
 from longstate.data.parquet import column_names, read_columns
 from longstate.data.recording import existing_file, not_text
+from longstate.data.recording_file import read_recording
 from longstate.data.recordings import SPLITS, Recordings, Task
 from longstate.data.step_labels import read_step_labels
 from longstate.data.text_table import is_number, read_opening
@@ -42,11 +43,13 @@ def read_manifest(
 
     Args:
         path: A CSV or Parquet table with the columns `path` (relative to the manifest) and `label`; or `labels_path`
-            for tagging; for regression the columns named in `targets`; for prediction `path` alone. It may have
-            `split` (train, validation, test), `group`, and `sampling_rate` in Hz; other columns are passed over.
+            for tagging and step regression; for regression the columns named in `targets`; for prediction `path` alone.
+            It may have `split` (train, validation, test), `group`, and `sampling_rate` in Hz; other columns are passed
+            over.
         task: What the labels are for.
         channels: The channels wanted, in this order. All if None.
-        targets: The columns that hold the targets of a regression.
+        targets: The columns that hold the targets of a regression: of the manifest, or for step regression of the
+            files that it names.
 
     Returns:
         The recordings in the order of the rows.
@@ -55,15 +58,15 @@ def read_manifest(
         InputError: If a column, a file or a label is missing, or a value cannot be used; it names the row.
     """
     path = existing_file(path)
-    labelled = {"classification": ("label",), "tagging": ("labels_path",), "regression": tuple(targets)}.get(task, ())
-    rows = _read_rows(path, needed=("path", *labelled))
+    labelled = {"classification": ("label",), "regression": tuple(targets), "prediction": ()}
+    rows = _read_rows(path, needed=("path", *labelled.get(task, ("labels_path",))))
     files = _recording_paths(rows, path.parent)
     values = read_files(files, channels=channels)
     cells = {name: [row.cells[name] for row in rows] for name in rows[0].cells}
     groups = cells.get("group")
     if groups is not None:
         _check_groups(rows)
-    labels = _labels(rows, task, labelled, path.parent, [len(x) for x in values.x])
+    labels = _labels(rows, task, tuple(targets), path.parent, [len(x) for x in values.x])
     return from_arrays(
         values.x,
         labels,
@@ -147,20 +150,22 @@ def _recording_paths(rows: list[Row], folder: Path) -> list[Path]:
 
 
 def _labels(
-    rows: list[Row], task: Task, columns: tuple[str, ...], folder: Path, lengths: list[int]
+    rows: list[Row], task: Task, targets: tuple[str, ...], folder: Path, lengths: list[int]
 ) -> list[str] | list[list[float]] | list[np.ndarray] | None:
     """What `from_arrays` takes as labels."""
     if task == "classification":
         return [check_class_name(cells["label"], where) for where, cells in rows]
     if task == "regression":
-        return [[parse_target(cells[name], where, name) for name in columns] for where, cells in rows]
+        return [[parse_target(cells[name], where, name) for name in targets] for where, cells in rows]
     if task == "prediction":
         return None
     labels = []
     for (where, cells), length in zip(rows, lengths, strict=True):
         if not cells["labels_path"]:
-            raise InputError(f"{where} has an empty `labels_path`, but a file with a class a step is needed; name it.")
-        steps = read_step_labels(folder / cells["labels_path"])
+            what = "a class" if task == "tagging" else "numbers"
+            raise InputError(f"{where} has an empty `labels_path`, but a file with {what} a step is needed; name it.")
+        file = folder / cells["labels_path"]
+        steps = read_step_labels(file) if task == "tagging" else read_recording(file, channels=targets).x
         if len(steps) != length:
             raise InputError(
                 f"{where}: {cells['labels_path']} has {len(steps)} labels, but {cells['path']} has {length} steps and "

@@ -31,7 +31,7 @@ def read(
             `path`); a `.ts` file (UEA, sktime, aeon) or a `.tsv` file (UCR), each with the TEST file beside its TRAIN
             file; or, without labels, one recording file or a folder of them.
         task: "classification" (a class a recording), "tagging" (a class a step), "regression" (numbers a recording),
-            or "prediction" (labels are neither needed nor read).
+            "step_regression" (numbers a step), or "prediction" (labels are neither needed nor read).
         channels: The channels wanted, in this order, from recording files that name theirs. All if None.
         targets: The columns of a manifest that hold the targets of a regression.
 

@@ -11,8 +11,8 @@ from longstate._checks import InputError, check_choice
 from longstate.data.labels import UNKNOWN, class_order
 from longstate.data.recording import channel_indices, checked_values, default_channels
 
-Task = Literal["classification", "tagging", "regression", "prediction"]
-TASKS: tuple[Task, ...] = ("classification", "tagging", "regression", "prediction")
+Task = Literal["classification", "tagging", "regression", "step_regression", "prediction"]
+TASKS: tuple[Task, ...] = ("classification", "tagging", "regression", "step_regression", "prediction")
 SPLITS = ("train", "validation", "test")
 
 
@@ -23,7 +23,8 @@ class Recordings:
     Args:
         x: One array (length, channels) float32 for each recording; at least one step, every value finite.
         y: Class indices (n,) int64, -1 where the class is not known; for tagging a tuple of arrays (length,) int64;
-            for regression targets (n, targets) float32.
+            for regression targets (n, targets) float32; for step regression a tuple of arrays (length, targets)
+            float32, NaN where a step has none.
         classes: The names of the classes; empty for regression, and where nothing is labelled.
         groups: What each recording belongs to (a subject, a machine), so that a split can keep it together; or None.
         splits: "train", "validation", "test" or None for each recording, as its source says.
@@ -68,6 +69,11 @@ class Recordings:
                         f"{name} has {len(label)} labels for {len(row)} steps, but one a step is needed; "
                         "cut the longer of the two."
                     )
+                if self.targets and label.shape[1:] != (len(self.targets),):
+                    raise InputError(
+                        f"{name} has targets of shape {label.shape}, but (length, {len(self.targets)}) is needed for "
+                        f"{', '.join(self.targets)}; give one number a step for each target."
+                    )
 
     def __len__(self) -> int:
         return len(self.x)
@@ -86,10 +92,15 @@ class Recordings:
     def task(self) -> Task:
         """What the labels are for; "prediction" if there are none."""
         if isinstance(self.y, tuple):
-            return "tagging"
+            return "step_regression" if self.targets else "tagging"
         if self.y.dtype.kind == "f":
             return "regression"
         return "classification" if self.classes else "prediction"
+
+    @property
+    def has_numbers(self) -> bool:
+        """Whether the labels are numbers, and not classes."""
+        return self.task in ("regression", "step_regression")
 
     def select(self, indices: Sequence[int] | np.ndarray) -> "Recordings":
         """The recordings at `indices`, in that order."""
@@ -141,6 +152,6 @@ class Recordings:
         return dataclasses.replace(self, y=np.full(len(self), UNKNOWN, dtype=np.int64), classes=(), targets=())
 
     def _class_indices(self) -> tuple[np.ndarray, ...]:
-        if self.task == "regression":
+        if self.has_numbers:
             raise InputError("the labels are numbers, but classes are needed; read the source for classification.")
         return self.y if isinstance(self.y, tuple) else (self.y,)

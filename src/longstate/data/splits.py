@@ -129,7 +129,7 @@ def _check_labels(recordings: Recordings) -> None:
             "the columns path and label."
         )
     present = np.flatnonzero(_class_counts(recordings).sum(axis=0))
-    if recordings.task != "regression" and len(present) < 2:
+    if not recordings.has_numbers and len(present) < 2:
         name = recordings.classes[int(present[0])] if len(present) else "unknown"
         raise InputError(
             f"all {len(recordings)} recordings are of the class {name!r}, but two classes at least are needed; add "
@@ -168,7 +168,7 @@ def _check_groups_agree(recordings: Recordings, groups: np.ndarray, part: np.nda
 
 def _class_counts(recordings: Recordings) -> np.ndarray:
     """How much each recording holds of each class (n, classes): 1 for its class, steps for tagging."""
-    if recordings.task == "regression":
+    if recordings.has_numbers:
         return np.ones((len(recordings), 1))
     labels = recordings.y if isinstance(recordings.y, tuple) else recordings.y[:, None]
     width = len(recordings.classes)

@@ -53,6 +53,35 @@ def statistics(recordings: Recordings, kind: Kind = "zscore") -> Statistics:
         shift = sum((row.sum(axis=0, dtype=np.float64) for row in recordings.x), np.zeros(channels)) / steps
         squares = sum((np.square(row - shift).sum(axis=0) for row in recordings.x), np.zeros(channels))
         scale = np.sqrt(squares / steps)
+    return _statistics(shift, scale)
+
+
+def target_statistics(recordings: Recordings) -> Statistics:
+    """Mean and standard deviation of every target, over the recordings or, of targets of steps, over the steps.
+
+    Args:
+        recordings: Those that train, with numbers as labels.
+
+    Returns:
+        Two tuples with a number a target, computed in float64. A target that is constant has scale 1.
+
+    Raises:
+        InputError: If the labels are not numbers.
+
+    Example:
+        >>> import numpy as np
+        >>> from longstate.data import from_arrays
+        >>> target_statistics(from_arrays([np.zeros(3)] * 2, [5.0, 7.0], task="regression"))
+        Statistics(shift=(6.0,), scale=(1.0,))
+    """
+    if not recordings.has_numbers:
+        raise InputError(f"the labels are for {recordings.task}, but numbers are needed; read them for regression.")
+    y = np.concatenate(recordings.y) if isinstance(recordings.y, tuple) else recordings.y
+    y = y.astype(np.float64)
+    return _statistics(np.asarray(np.nanmean(y, axis=0)), np.asarray(np.nanstd(y, axis=0)))
+
+
+def _statistics(shift: np.ndarray, scale: np.ndarray) -> Statistics:
     # float64 adds up to 2^29 equal float32 numbers without rounding, so a constant channel comes out as exactly 0
     scale = np.where(scale < SMALLEST, 1.0, scale)
     return Statistics(tuple(shift.tolist()), tuple(scale.tolist()))

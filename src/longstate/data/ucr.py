@@ -28,8 +28,8 @@ def read_ucr(path: str | Path, *, task: Task = "classification") -> Recordings:
 
     Source: Dau et al., "The UCR time series archive", arXiv 1810.07758.
     """
-    if task == "tagging":
-        raise InputError(f"{path} holds a label a recording, but tagging needs one a step; use a manifest.")
+    if task in ("tagging", "step_regression"):
+        raise InputError(f"{path} holds a label a recording, but {task} needs one a step; use a manifest.")
     rows, labels, splits, names = [], [], [], []
     for file, split in train_test_pair(path):
         opening = read_opening(file)._replace(is_header=False)

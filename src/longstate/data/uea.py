@@ -112,8 +112,8 @@ def _check_task(header: Header, task: Task, path: Path) -> None:
         raise InputError(f"{path} has no `@classLabel true`, but classes are needed; read it for another task.")
     if task == "regression" and not header.has_target:
         raise InputError(f"{path} has no `@targetLabel true`, but a target is needed; read it for another task.")
-    if task == "tagging":
-        raise InputError(f"{path} holds a label a recording, but tagging needs one a step; use a manifest.")
+    if task in ("tagging", "step_regression"):
+        raise InputError(f"{path} holds a label a recording, but {task} needs one a step; use a manifest.")
 
 
 def _label(label: str | None, header: Header, task: Task, where: str) -> str | float | None:

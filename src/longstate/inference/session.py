@@ -44,7 +44,7 @@ class Session:
         if not isinstance(model, CausalLayer):
             raise InputError(
                 f"`model` is a {type(model).__name__}, which needs the whole sequence at once, but a causal model is "
-                "needed to stream; train a SequenceClassifier, SequenceTagger or SequenceRegressor."
+                "needed to stream; train a SequenceClassifier, SequenceTagger, SequenceRegressor or StepRegressor."
             )
         if model.training:
             raise InputError(

@@ -8,12 +8,14 @@ from longstate.models.config import (
     ClassifierConfig,
     ModelConfig,
     RegressorConfig,
+    StepRegressorConfig,
     TaggerConfig,
 )
 from longstate.models.regressor import SequenceRegressor
+from longstate.models.step_regressor import StepRegressor
 from longstate.models.tagger import SequenceTagger
 
-Model = SequenceClassifier | SequenceTagger | SequenceRegressor | BidirectionalClassifier
+Model = SequenceClassifier | SequenceTagger | SequenceRegressor | StepRegressor | BidirectionalClassifier
 """Every model that a configuration describes."""
 
 
@@ -40,9 +42,11 @@ def build(config: ModelConfig) -> Model:
         return SequenceTagger(config)
     if isinstance(config, RegressorConfig):
         return SequenceRegressor(config)
+    if isinstance(config, StepRegressorConfig):
+        return StepRegressor(config)
     if isinstance(config, BidirectionalClassifierConfig):
         return BidirectionalClassifier(config)
     raise InputError(
         f"the configuration is a {type(config).__name__}, but one of a model is needed; "
-        "give a ClassifierConfig, TaggerConfig, RegressorConfig or BidirectionalClassifierConfig."
+        "give a ClassifierConfig, TaggerConfig, RegressorConfig, StepRegressorConfig or BidirectionalClassifierConfig."
     )

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from longstate._checks import check_element, check_lengths, check_sequence, check_starts, zero_padding
 from longstate.layers.base import CausalLayer
 from longstate.models.backbone import Backbone
-from longstate.models.config import ClassifierConfig, RegressorConfig, TaggerConfig
+from longstate.models.config import ClassifierConfig, RegressorConfig, StepRegressorConfig, TaggerConfig
 from longstate.models.input import InputEncoder
 from longstate.models.pooling import Pooling
 
@@ -16,7 +16,7 @@ ModelState = tuple[tuple[Any, ...], Any]
 """State of a causal model: that of its backbone and that of its pooling."""
 
 
-Config = TypeVar("Config", ClassifierConfig, TaggerConfig, RegressorConfig)
+Config = TypeVar("Config", ClassifierConfig, TaggerConfig, RegressorConfig, StepRegressorConfig)
 
 
 class CausalModel(CausalLayer[ModelState], Generic[Config]):

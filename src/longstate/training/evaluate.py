@@ -10,7 +10,7 @@ from torch import Tensor
 
 from longstate._checks import InputError
 from longstate.data import Batch, Recordings
-from longstate.models import Model, RegressorConfig, SequenceTagger
+from longstate.models import Model, NumberConfig, SequenceTagger, StepRegressor
 from longstate.training.loaders import EvaluationBatches
 from longstate.training.metrics import (
     Bucket,
@@ -57,7 +57,7 @@ class RegressionEvaluation:
     """How good the answers of a regressor are.
 
     Args:
-        count: Recordings judged.
+        count: Recordings judged, or for a `StepRegressor` the steps that have a target.
         loss: Mean squared error in units of each target's deviation in these recordings.
         targets: Errors of each target, in its own units.
     """
@@ -86,7 +86,7 @@ def predict(model: Model, recordings: Recordings, *, batch_size: int = 32) -> np
         Probabilities (n, classes), or targets (n, targets) in their own units; float32, in the recordings' order.
 
     Raises:
-        InputError: If the channels do not fit, or the model is a tagger (use `predict_steps`).
+        InputError: If the channels do not fit, or the model answers every step (use `predict_steps`).
 
     Example:
         >>> import numpy as np
@@ -97,32 +97,35 @@ def predict(model: Model, recordings: Recordings, *, batch_size: int = 32) -> np
         >>> predict(model, from_arrays([np.ones(5), np.ones(8)])).sum(1).round(5).tolist()
         [1.0, 1.0]
     """
-    if isinstance(model, SequenceTagger):
-        raise InputError("the model is a tagger, which answers every step; use `predict_steps` for it.")
+    if isinstance(model, SequenceTagger | StepRegressor):
+        kind = model.config.kind.replace("_", " ")
+        raise InputError(f"the model is a {kind}, which answers every step; use `predict_steps` for it.")
     outputs = np.empty((len(recordings), _width(model)), dtype=np.float32)
     for rows, _, answer in _answers(model, recordings, batch_size):
         outputs[rows] = answer.cpu().numpy()
     return outputs
 
 
-def predict_steps(model: SequenceTagger, recordings: Recordings, *, batch_size: int = 32) -> list[np.ndarray]:
+def predict_steps(
+    model: SequenceTagger | StepRegressor, recordings: Recordings, *, batch_size: int = 32
+) -> list[np.ndarray]:
     """One answer a step.
 
     Args:
-        model: A tagger, on any device; it is used in `eval()` mode.
+        model: A tagger or a step regressor, on any device; it is used in `eval()` mode.
         recordings: With the model's channels; labels are not looked at.
         batch_size: Recordings at once.
 
     Returns:
-        For each recording its probabilities (length, classes) float32.
+        For each recording its probabilities (length, classes) or targets (length, targets), float32.
 
     Raises:
         InputError: If the channels do not fit.
     """
     outputs = [np.empty(0, dtype=np.float32)] * len(recordings)
     for rows, batch, answer in _answers(model, recordings, batch_size):
-        for row, length, probabilities in zip(rows, batch.lengths, answer.cpu().numpy(), strict=True):
-            outputs[row] = probabilities[: int(length)]
+        for row, length, steps in zip(rows, batch.lengths, answer.cpu().numpy(), strict=True):
+            outputs[row] = steps[: int(length)]
     return outputs
 
 
@@ -135,16 +138,21 @@ def evaluate(model: Model, recordings: Recordings, *, batch_size: int = 32) -> E
         batch_size: Recordings at once.
 
     Returns:
-        A `RegressionEvaluation` for a regressor, a `ClassificationEvaluation` for all others.
+        A `RegressionEvaluation` for models of numbers, a `ClassificationEvaluation` for all others.
 
     Raises:
         InputError: If channels or labels do not fit.
     """
     check_labels(model.config, recordings)
-    if isinstance(model.config, RegressorConfig):
-        truth, answer = np.asarray(recordings.y), predict(model, recordings, batch_size=batch_size)
-        loss = float((((answer - truth) / target_scale(recordings)) ** 2).mean())
-        return RegressionEvaluation(len(truth), loss, target_scores(truth, answer, model.config.targets))
+    if isinstance(model.config, NumberConfig):
+        if isinstance(model, StepRegressor):
+            truth = np.concatenate(recordings.y)
+            answer = np.concatenate(predict_steps(model, recordings, batch_size=batch_size))
+        else:
+            truth, answer = np.asarray(recordings.y), predict(model, recordings, batch_size=batch_size)
+        known = ~np.isnan(truth)
+        loss = float(np.mean((((answer - truth) / target_scale(recordings)) ** 2)[known]))
+        return RegressionEvaluation(int(known.any(1).sum()), loss, target_scores(truth, answer, model.config.targets))
     if isinstance(model, SequenceTagger):
         steps = predict_steps(model, recordings, batch_size=batch_size)
         labels = [np.asarray(label) for label in recordings.y]
@@ -190,7 +198,7 @@ def _answers(model: Model, recordings: Recordings, batch_size: int) -> Iterator[
         with torch.no_grad():
             for number, (batch, _) in enumerate(batches):
                 outputs = model(batch.x.to(device), lengths=batch.lengths.to(device)).float()
-                answer = outputs if isinstance(model.config, RegressorConfig) else outputs.softmax(-1)
+                answer = outputs if isinstance(model.config, NumberConfig) else outputs.softmax(-1)
                 yield batches.rows[number * batch_size : (number + 1) * batch_size], batch, answer
     finally:
         model.train(was_training)
@@ -198,4 +206,4 @@ def _answers(model: Model, recordings: Recordings, batch_size: int) -> Iterator[
 
 def _width(model: Model) -> int:
     config = model.config
-    return len(config.targets) if isinstance(config, RegressorConfig) else len(config.classes)
+    return len(config.targets) if isinstance(config, NumberConfig) else len(config.classes)

@@ -54,7 +54,7 @@ def initialise_from(model: Model, folder: str | Path) -> Initialised:
     """
     folder = Path(folder)
     inner = folder / "model"
-    other = models.load(inner if inner.is_dir() else folder)
+    other = models.load_model(inner if inner.is_dir() else folder)
     keeps_head = _answers(other) == _answers(model)
     theirs, ours = other.state_dict(), model.state_dict()
     used = tuple(
@@ -80,4 +80,4 @@ def initialise_from(model: Model, folder: str | Path) -> Initialised:
 def _answers(model: Model) -> tuple[str, ...]:
     """The names of a model's outputs."""
     config = model.config
-    return config.targets if config.kind == "regressor" else config.classes
+    return config.targets if isinstance(config, models.NumberConfig) else config.classes

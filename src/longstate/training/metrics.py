@@ -117,7 +117,7 @@ def target_scores(truth: np.ndarray, answer: np.ndarray, names: tuple[str, ...])
         R2 = 1 - sum (y - answer)^2 / sum (y - mean y)^2
 
     Args:
-        truth: Targets (n, targets).
+        truth: Targets (n, targets), NaN where there is none.
         answer: Answers (n, targets).
         names: Names of the targets.
 
@@ -125,13 +125,13 @@ def target_scores(truth: np.ndarray, answer: np.ndarray, names: tuple[str, ...])
         One score a target.
     """
     error = answer.astype(np.float64) - truth
-    squares = (error**2).sum(0)
-    spread = ((truth - truth.mean(0, dtype=np.float64)) ** 2).sum(0)
+    squares = np.nanmean(error**2, axis=0)
+    spread = np.nanvar(truth, axis=0, dtype=np.float64)
     return tuple(
         TargetScore(
             name,
-            mae=float(np.abs(error[:, at]).mean()),
-            rmse=float(np.sqrt(squares[at] / len(error))),
+            mae=float(np.nanmean(np.abs(error[:, at]))),
+            rmse=float(np.sqrt(squares[at])),
             r2=float(1 - squares[at] / spread[at]) if spread[at] > 0 else None,
         )
         for at, name in enumerate(names)

@@ -8,9 +8,17 @@ import torch
 from torch import Tensor, nn
 
 from longstate._checks import InputError, valid_steps
-from longstate.data import Recordings
-from longstate.models import ModelConfig, RegressorConfig, TaggerConfig
+from longstate.data import Recordings, target_statistics
+from longstate.data import Task as DataTask
+from longstate.models import ModelConfig, NumberConfig, RegressorConfig, StepRegressorConfig, TaggerConfig
 from longstate.training.config import TrainingConfig
+
+WANTED: dict[type, DataTask] = {
+    TaggerConfig: "tagging",
+    RegressorConfig: "regression",
+    StepRegressorConfig: "step_regression",
+}
+"""The labels that a model needs; all others need classes of whole recordings."""
 
 
 class Score(NamedTuple):
@@ -95,6 +103,18 @@ class Regression(Task):
         return Score(loss, loss.new_full((), error.numel()), torch.zeros_like(count), count)
 
 
+class StepRegression(Regression):
+    """The same over the valid steps, for every target that is known there (not NaN)."""
+
+    def score(self, outputs: Tensor, y: Tensor, lengths: Tensor) -> Score:
+        """`outputs` and `y` (batch, length, targets), both in the targets' own units."""
+        known = valid_steps(lengths, outputs.shape[1])[..., None] & ~y.isnan()
+        scale = self.scale.to(outputs.device).expand_as(y)
+        loss = ((outputs[known].float() - y[known]) / scale[known]).square().sum()
+        count = known.sum()
+        return Score(loss, count.to(loss.dtype), torch.zeros_like(count), count)
+
+
 def build_task(model: ModelConfig, train: Recordings, config: TrainingConfig) -> Task:
     """The task of a model, with what it takes from the training recordings.
 
@@ -102,8 +122,9 @@ def build_task(model: ModelConfig, train: Recordings, config: TrainingConfig) ->
         InputError: If the recordings have other labels than the model has outputs.
     """
     check_labels(model, train)
-    if isinstance(model, RegressorConfig):
-        return Regression(torch.from_numpy(target_scale(train)))
+    if isinstance(model, NumberConfig):
+        scale = torch.from_numpy(target_scale(train))
+        return Regression(scale) if isinstance(model, RegressorConfig) else StepRegression(scale)
     weights = torch.ones(len(model.classes))
     if config.class_weights == "balanced":
         weights = torch.from_numpy(balanced_weights(train, len(model.classes)))
@@ -113,8 +134,8 @@ def build_task(model: ModelConfig, train: Recordings, config: TrainingConfig) ->
 
 def check_labels(model: ModelConfig, recordings: Recordings) -> None:
     """Raise unless the recordings are labelled, by the model's own classes or targets."""
-    is_regressor = isinstance(model, RegressorConfig)
-    wanted = "regression" if is_regressor else "tagging" if isinstance(model, TaggerConfig) else "classification"
+    is_regressor = isinstance(model, NumberConfig)
+    wanted = WANTED.get(type(model), "classification")
     if len(recordings) == 0:
         raise InputError("there are no recordings, but at least one is needed; look at the split.")
     if recordings.task != wanted:
@@ -122,7 +143,7 @@ def check_labels(model: ModelConfig, recordings: Recordings) -> None:
             f"the recordings are labelled for {recordings.task}, but a {model.kind} needs {wanted}; "
             "choose another kind of model, or read the labels for it."
         )
-    ours = model.targets if isinstance(model, RegressorConfig) else model.classes
+    ours = model.targets if isinstance(model, NumberConfig) else model.classes
     theirs = recordings.targets if is_regressor else recordings.classes
     if ours != theirs:
         raise InputError(
@@ -131,7 +152,8 @@ def check_labels(model: ModelConfig, recordings: Recordings) -> None:
         )
     check_channels(model, recordings)
     for name, label in zip(recordings.names, recordings.y, strict=True):
-        if not (np.isfinite(label).all() if is_regressor else (np.asarray(label) >= 0).any()):
+        known = np.isfinite(label) if is_regressor else np.asarray(label) >= 0
+        if not (known.all() if wanted == "regression" else known.any()):
             raise InputError(f"{name} has no label, but one is needed here; label it, or leave it out.")
 
 
@@ -151,8 +173,7 @@ def check_channels(model: ModelConfig, recordings: Recordings) -> None:
 
 def target_scale(recordings: Recordings) -> np.ndarray:
     """Standard deviation of each target (targets,) float32; 1 where it is constant."""
-    deviation = np.asarray(recordings.y, dtype=np.float64).std(axis=0)
-    return np.where(deviation > 0, deviation, 1.0).astype(np.float32)
+    return np.array(target_statistics(recordings).scale, dtype=np.float32)
 
 
 def balanced_weights(recordings: Recordings, classes: int) -> np.ndarray:
