@@ -8,6 +8,9 @@ import torch
 from torch import Tensor
 
 from longstate.layers import (
+    DSS,
+    GSS,
+    LSSL,
     S4,
     S4D,
     Attention,
@@ -75,6 +78,12 @@ def _s4d(**options: object) -> S4D:
     return S4D(D_MODEL, D_STATE, **options)
 
 
+def _growing_dss() -> DSS:
+    layer = DSS(D_MODEL, D_STATE, form="softmax", l_max=40, n_ssm=None)
+    torch.nn.init.uniform_(layer.A_real, -1.0, 9.0)
+    return layer
+
+
 CAUSAL_LAYERS = [
     _lti(S4D, programs=True),
     _lti(S4, programs=True),
@@ -92,6 +101,20 @@ CAUSAL_LAYERS = [
     Entry("FeedForward(relu2)", lambda: FeedForward(D_MODEL, activation="relu2")),
     Entry("MixtureOfExperts", lambda: MixtureOfExperts(D_MODEL, 6, n_experts=4), programs=True),
     Entry("MixtureOfExperts(normalised)", lambda: MixtureOfExperts(D_MODEL, n_experts=3, top_k=1, activation="gelu")),
+    Entry("DSS", lambda: DSS(D_MODEL, D_STATE), programs=True),
+    Entry("DSS(lin, glu)", lambda: DSS(D_MODEL, 5, init="lin", channels=2, n_ssm=None, separate_dt=True, output="glu")),
+    Entry("DSS(random, none)", lambda: DSS(D_MODEL, D_STATE, init="random", n_ssm=2, dropout=0.2, output="none")),
+    Entry("DSS(softmax)", lambda: DSS(D_MODEL, D_STATE, form="softmax", l_max=32), programs=True),
+    Entry("DSS(softmax, short)", lambda: DSS(D_MODEL, 3, form="softmax", l_max=7, init="random", separate_dt=True)),
+    Entry("DSS(softmax, growing)", _growing_dss),
+    Entry("LSSL", lambda: LSSL(D_MODEL, D_STATE), programs=True),
+    Entry("LSSL(legt, untied)", lambda: LSSL(D_MODEL, 5, measure="legt", alpha=0.3, n_ssm=None, channels=2)),
+    Entry("LSSL(lagt, zoh)", lambda: LSSL(D_MODEL, 6, measure="lagt", rule="zoh", n_ssm=2, output="none")),
+    Entry("LSSL(fixed)", lambda: LSSL(D_MODEL, D_STATE, trainable=False, dropout=0.2, output="glu"), programs=True),
+    Entry("LSSL(fixed, fourier)", lambda: LSSL(D_MODEL, 6, measure="fourier", alpha=1.0, trainable=False)),
+    Entry("GSS", lambda: GSS(D_MODEL, d_ssm=3, d_state=D_STATE), programs=True),
+    Entry("GSS(narrow gate)", lambda: GSS(D_MODEL, d_inner=2, d_ssm=6, d_state=3)),
+    Entry("Residual(GSS)", lambda: Residual(GSS(D_MODEL, d_ssm=4, d_state=5))),
     Entry("S4D(1, 2)", lambda: S4D(1, 2, dt_min=0.5, dt_max=2.0), d_input=1),
     Entry("Residual(layer)", lambda: Residual(_s4d())),
     Entry("Residual(rms)", lambda: Residual(_s4d(), norm="rms", dropout=0.2)),

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 import official
-from longstate import ops, theory
+from longstate import DSS, ops, theory
 
-CASES = [name for name in official.OPTIONS if name.startswith("kernel/") and "dss" not in name]
+CASES = [name for name in official.OPTIONS if name.startswith("kernel/")]
 
 
 def system_of(name: str) -> ops.LTISystem:
@@ -17,6 +17,13 @@ def system_of(name: str) -> ops.LTISystem:
     if "P" in arrays:
         A_bar, B_bar = theory.discretize_dplr(A, arrays["P"].to(torch.complex128), B, dt, "bilinear")
         return ops.LTISystem(A_bar, B_bar, theory.real_vector(C.conj())[None], D)
+    if options["disc"] == "dss":
+        layer = DSS(*A.shape, form="softmax", l_max=options["L"], n_ssm=None).double()
+        layer.log_dt.data.copy_(dt.log())
+        layer.A_real.data.copy_(A.real)
+        layer.A_imag.data.copy_(A.imag)
+        layer.C.data.copy_(torch.view_as_real(B * C))
+        return ops.LTISystem(*(part.detach() for part in layer.system()))._replace(D=D)
     A_bar, B_bar = theory.discretize_diagonal(A, B, dt, options["disc"])
     return ops.LTISystem(A_bar, B_bar, 2 * C[None], D)
 

@@ -1,16 +1,35 @@
 """The layers: the protocol in `base`, then one file a published layer."""
 
+from longstate.layers.attention import Attention as Attention
+from longstate.layers.attention import AttentionState as AttentionState
 from longstate.layers.base import SLOW as SLOW
 from longstate.layers.base import CausalLayer as CausalLayer
+from longstate.layers.base import GridLayer as GridLayer
 from longstate.layers.base import OptimizerRule as OptimizerRule
 from longstate.layers.base import SequenceLayer as SequenceLayer
 from longstate.layers.base import register_state as register_state
 from longstate.layers.bidirectional import Bidirectional as Bidirectional
+from longstate.layers.bidirectional_s5 import BidirectionalS5 as BidirectionalS5
+from longstate.layers.dss import DSS as DSS
+from longstate.layers.feed_forward import FeedForward as FeedForward
+from longstate.layers.gss import GSS as GSS
+from longstate.layers.linoss import LinOSS as LinOSS
+from longstate.layers.linoss import LinOSSState as LinOSSState
+from longstate.layers.lru import LRU as LRU
+from longstate.layers.lssl import LSSL as LSSL
 from longstate.layers.lti import LTILayer as LTILayer
 from longstate.layers.lti import LTIState as LTIState
+from longstate.layers.mimo import MIMOLayer as MIMOLayer
+from longstate.layers.mimo import MIMOState as MIMOState
+from longstate.layers.mixture_of_experts import MixtureOfExperts as MixtureOfExperts
 from longstate.layers.norm import build_norm as build_norm
 from longstate.layers.pointwise import GatedOutput as GatedOutput
+from longstate.layers.pointwise import HalfGatedOutput as HalfGatedOutput
+from longstate.layers.pointwise import build_output as build_output
 from longstate.layers.residual import BidirectionalResidual as BidirectionalResidual
 from longstate.layers.residual import Residual as Residual
 from longstate.layers.s4 import S4 as S4
 from longstate.layers.s4d import S4D as S4D
+from longstate.layers.s4nd import S4ND as S4ND
+from longstate.layers.s5 import S5 as S5
+from longstate.layers.two_sided import TwoSided as TwoSided

@@ -50,7 +50,7 @@ class DSS(LTILayer):
         dt_min: Smallest initial step, in samples^-1: a memory of about 1/dt_min steps.
         dt_max: Largest initial step.
         dropout: Share of activations dropped in training, once, before the output map.
-        output: "linear" (as published), "glu", or "none" (the bare system).
+        output: "linear" (as published), "none" (the bare system), or any other of `layers.build_output`.
 
     Raises:
         InputError: If a size or a name is not usable, or `l_max` does not belong to the form.

@@ -4,16 +4,53 @@ import dataclasses
 from typing import Any
 
 from longstate._checks import InputError
-from longstate.layers import S4, S4D, Bidirectional, CausalLayer, SequenceLayer
-from longstate.models.layer_config import LayerConfig, S4Config, S4DConfig
+from longstate.layers import (
+    DSS,
+    GSS,
+    LRU,
+    LSSL,
+    S4,
+    S4D,
+    S5,
+    Attention,
+    Bidirectional,
+    BidirectionalS5,
+    CausalLayer,
+    FeedForward,
+    MixtureOfExperts,
+    SequenceLayer,
+)
+from longstate.models.layer_config import (
+    AttentionConfig,
+    DSSConfig,
+    FeedForwardConfig,
+    GSSConfig,
+    LayerConfig,
+    LRUConfig,
+    LSSLConfig,
+    MixtureOfExpertsConfig,
+    S4Config,
+    S4DConfig,
+    S5Config,
+)
 
 CAUSAL: dict[type[LayerConfig], type[CausalLayer[Any]]] = {
     S4DConfig: S4D,
     S4Config: S4,
+    S5Config: S5,
+    LRUConfig: LRU,
+    DSSConfig: DSS,
+    LSSLConfig: LSSL,
+    GSSConfig: GSS,
+    AttentionConfig: Attention,
+    FeedForwardConfig: FeedForward,
+    MixtureOfExpertsConfig: MixtureOfExperts,
 }
 """The layer of every configuration."""
 
-BIDIRECTIONAL: dict[type[LayerConfig], type[SequenceLayer]] = {}
+BIDIRECTIONAL: dict[type[LayerConfig], type[SequenceLayer]] = {
+    S5Config: BidirectionalS5,
+}
 """Layers with a published form that reads both ways; every other one is paired with a copy that runs backwards."""
 
 

@@ -5,13 +5,14 @@ but for the width; `tests/models/test_models_layer_config.py` holds the two agai
 name in configuration files.
 """
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal, TypeAlias
 
 _FORBID_EXTRA = {"extra": "forbid"}
 
 Rule: TypeAlias = Literal["zoh", "bilinear", "euler", "backward_euler", "dirac"]
-Output: TypeAlias = Literal["glu", "linear", "none"]
+Output: TypeAlias = Literal["glu", "linear", "none", "full_glu", "half_glu1", "half_glu2", "gelu"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,5 +64,192 @@ class S4Config:
     b_clip: float | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class S5Config:
+    """The arguments of `layers.S5` and of `layers.BidirectionalS5`, but for the width.
+
+    Example:
+        >>> from longstate.models import S5Config
+        >>> S5Config(d_state=256, blocks=8).output
+        'half_glu1'
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = _FORBID_EXTRA
+
+    kind: Literal["s5"] = "s5"
+    d_state: int = 64
+    blocks: int = 1
+    rule: Rule = "zoh"
+    dt_min: float = 1e-3
+    dt_max: float = 1e-1
+    conj_sym: bool = True
+    c_init: Literal["trunc_standard_normal", "lecun_normal", "complex_normal"] = "trunc_standard_normal"
+    clip_eigs: bool = False
+    dropout: float = 0.0
+    output: Output = "half_glu1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LRUConfig:
+    """The arguments of `layers.LRU`, but for its width.
+
+    Example:
+        >>> from longstate.models import LRUConfig
+        >>> LRUConfig(r_min=0.9, r_max=0.999).d_state
+        64
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = _FORBID_EXTRA
+
+    kind: Literal["lru"] = "lru"
+    d_state: int = 64
+    r_min: float = 0.0
+    r_max: float = 1.0
+    max_phase: float = 2 * math.pi
+    dropout: float = 0.0
+    output: Output = "full_glu"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DSSConfig:
+    """The arguments of `layers.DSS`, but for its width.
+
+    Example:
+        >>> from longstate.models import DSSConfig
+        >>> DSSConfig(form="softmax", l_max=1024).init
+        'legs'
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = _FORBID_EXTRA
+
+    kind: Literal["dss"] = "dss"
+    d_state: int = 64
+    form: Literal["exp", "softmax"] = "exp"
+    l_max: int | None = None
+    init: Literal["legs", "lin", "random"] = "legs"
+    channels: int = 1
+    n_ssm: int | None = 1
+    separate_dt: bool = False
+    dt_min: float = 1e-3
+    dt_max: float = 1e-1
+    dropout: float = 0.0
+    output: Output = "linear"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LSSLConfig:
+    """The arguments of `layers.LSSL`, but for its width; `measure` is one of `theory.MEASURES`.
+
+    Example:
+        >>> from longstate.models import LSSLConfig
+        >>> LSSLConfig(measure="legt", trainable=False).alpha
+        0.5
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = _FORBID_EXTRA
+
+    kind: Literal["lssl"] = "lssl"
+    d_state: int = 64
+    measure: str = "legs"
+    rule: Literal["gbt", "zoh", "bilinear", "euler", "backward_euler", "dirac"] = "gbt"
+    alpha: float = 0.5
+    trainable: bool = True
+    channels: int = 1
+    n_ssm: int | None = 1
+    dt_min: float = 1e-3
+    dt_max: float = 1e-1
+    dropout: float = 0.0
+    output: Output = "linear"
+
+
+@dataclass(frozen=True, kw_only=True)
+class GSSConfig:
+    """The arguments of `layers.GSS`, but for its width.
+
+    Example:
+        >>> from longstate.models import GSSConfig
+        >>> GSSConfig(d_ssm=64).d_state
+        512
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = _FORBID_EXTRA
+
+    kind: Literal["gss"] = "gss"
+    d_inner: int | None = None
+    d_ssm: int | None = None
+    d_state: int = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionConfig:
+    """The arguments of `layers.Attention`, but for its width.
+
+    Example:
+        >>> from longstate.models import AttentionConfig
+        >>> AttentionConfig(n_heads=4, window=128).rotary_base is None
+        True
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = _FORBID_EXTRA
+
+    kind: Literal["attention"] = "attention"
+    n_heads: int = 8
+    n_kv_heads: int | None = None
+    head_dim: int | None = None
+    window: int | None = None
+    rotary_base: float | None = None
+    bias: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeedForwardConfig:
+    """The arguments of `layers.FeedForward`, but for its width.
+
+    Example:
+        >>> from longstate.models import FeedForwardConfig
+        >>> FeedForwardConfig(d_inner=256).activation
+        'gelu'
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = _FORBID_EXTRA
+
+    kind: Literal["feed_forward"] = "feed_forward"
+    d_inner: int | None = None
+    activation: Literal["gelu", "swiglu", "relu2"] = "gelu"
+    bias: bool = True
+    dropout: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixtureOfExpertsConfig:
+    """The arguments of `layers.MixtureOfExperts`, but for its width.
+
+    Example:
+        >>> from longstate.models import MixtureOfExpertsConfig
+        >>> MixtureOfExpertsConfig(n_experts=8).top_k
+        2
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = _FORBID_EXTRA
+
+    kind: Literal["mixture_of_experts"] = "mixture_of_experts"
+    d_inner: int | None = None
+    n_experts: int = 16
+    top_k: int = 2
+    activation: Literal["gelu", "swiglu", "relu2"] = "swiglu"
+    normalise: bool = False
+
+
 # S4D stands first: a reader of unions from left to right takes it where `kind` is left out.
-LayerConfig: TypeAlias = S4DConfig | S4Config
+LayerConfig: TypeAlias = (
+    S4DConfig
+    | S4Config
+    | S5Config
+    | LRUConfig
+    | DSSConfig
+    | LSSLConfig
+    | GSSConfig
+    | AttentionConfig
+    | FeedForwardConfig
+    | MixtureOfExpertsConfig
+)

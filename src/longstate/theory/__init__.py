@@ -1,17 +1,34 @@
 """The mathematics of state spaces: HiPPO measures, their normal and diagonal forms, discretisation."""
 
+from longstate.theory.blocks import BlockDiagonal as BlockDiagonal
+from longstate.theory.blocks import block_diagonal as block_diagonal
+from longstate.theory.diagonal import B_INITS as B_INITS
 from longstate.theory.diagonal import INITS as INITS
 from longstate.theory.diagonal import diagonal as diagonal
+from longstate.theory.diagonal import diagonal_input as diagonal_input
 from longstate.theory.discretize import RULES as RULES
 from longstate.theory.discretize import discretize_dense as discretize_dense
 from longstate.theory.discretize import discretize_diagonal as discretize_diagonal
 from longstate.theory.discretize import discretize_dplr as discretize_dplr
+from longstate.theory.discretize import gbt as gbt
 from longstate.theory.discretize import phi1 as phi1
-from longstate.theory.hippo import MEASURES as MEASURES
 from longstate.theory.hippo import HippoSystem as HippoSystem
 from longstate.theory.hippo import hippo as hippo
+from longstate.theory.measures import MEASURE_FACTS as MEASURE_FACTS
+from longstate.theory.measures import MEASURES as MEASURES
+from longstate.theory.measures import Measure as Measure
+from longstate.theory.mixtures import MIXTURES as MIXTURES
+from longstate.theory.mixtures import DiagonalHeads as DiagonalHeads
+from longstate.theory.mixtures import DPLRHeads as DPLRHeads
+from longstate.theory.mixtures import diagonal_heads as diagonal_heads
+from longstate.theory.mixtures import dplr_heads as dplr_heads
 from longstate.theory.nplr import NPLR as NPLR
+from longstate.theory.nplr import NPLR_MEASURES as NPLR_MEASURES
 from longstate.theory.nplr import nplr as nplr
+from longstate.theory.oscillator import OSCILLATOR_RULES as OSCILLATOR_RULES
+from longstate.theory.oscillator import discretize_oscillator as discretize_oscillator
+from longstate.theory.oscillator import ring_oscillator as ring_oscillator
+from longstate.theory.oscillator import stiffness_bounds as stiffness_bounds
 from longstate.theory.real_form import RealForm as RealForm
 from longstate.theory.real_form import real_form as real_form
 from longstate.theory.real_form import real_vector as real_vector
