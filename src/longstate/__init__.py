@@ -19,6 +19,7 @@ _NAMES = {
     "BidirectionalS5": "layers",
     "CausalLayer": "layers",
     "DSS": "layers",
+    "EMA": "layers",
     "GSS": "layers",
     "GridLayer": "layers",
     "InputError": "_checks",

@@ -10,6 +10,7 @@ from longstate._checks import InputError as InputError
 from longstate.diagnostics import check_layer as check_layer
 from longstate.inference import Session as Session
 from longstate.layers import DSS as DSS
+from longstate.layers import EMA as EMA
 from longstate.layers import GSS as GSS
 from longstate.layers import LRU as LRU
 from longstate.layers import LSSL as LSSL

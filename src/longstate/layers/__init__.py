@@ -11,10 +11,17 @@ from longstate.layers.base import register_state as register_state
 from longstate.layers.bidirectional import Bidirectional as Bidirectional
 from longstate.layers.bidirectional_s5 import BidirectionalS5 as BidirectionalS5
 from longstate.layers.dss import DSS as DSS
+from longstate.layers.ema import EMA as EMA
 from longstate.layers.feed_forward import FeedForward as FeedForward
 from longstate.layers.gss import GSS as GSS
+from longstate.layers.h3 import H3 as H3
+from longstate.layers.h3 import H3State as H3State
+from longstate.layers.hyena import Hyena as Hyena
+from longstate.layers.hyena import HyenaState as HyenaState
 from longstate.layers.linoss import LinOSS as LinOSS
 from longstate.layers.linoss import LinOSSState as LinOSSState
+from longstate.layers.long_conv import LongConv as LongConv
+from longstate.layers.long_conv import LongConvState as LongConvState
 from longstate.layers.lru import LRU as LRU
 from longstate.layers.lssl import LSSL as LSSL
 from longstate.layers.lti import LTILayer as LTILayer

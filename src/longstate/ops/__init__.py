@@ -2,12 +2,14 @@
 
 from longstate.ops._dispatch import explain as explain
 from longstate.ops.allocator import set_up_allocator as set_up_allocator
+from longstate.ops.attention import attention as attention
 from longstate.ops.cauchy import cauchy as cauchy
 from longstate.ops.cauchy import cauchy_kernel as cauchy_kernel
 from longstate.ops.causal_conv1d import causal_conv1d as causal_conv1d
 from longstate.ops.causal_conv1d import causal_conv1d_step as causal_conv1d_step
 from longstate.ops.fft_conv import fft_conv as fft_conv
 from longstate.ops.fft_conv_nd import fft_conv_nd as fft_conv_nd
+from longstate.ops.implicit_filter import implicit_filter as implicit_filter
 from longstate.ops.linear_scan import linear_scan as linear_scan
 from longstate.ops.long_conv import long_conv as long_conv
 from longstate.ops.long_conv import long_conv_constants as long_conv_constants

@@ -9,8 +9,17 @@ from torch.autograd.gradcheck import GradcheckError
 from torch.utils import _pytree
 
 from longstate.diagnostics.laws.rows import FILLERS, example_starts, forward_alone, of_sequence, sequences_alone
-from longstate.diagnostics.laws.trial import MakeInput, Measurement, Trial, carried_state, copied, first_line
-from longstate.layers.base import CausalLayer, SequenceLayer
+from longstate.diagnostics.laws.trial import (
+    AnyLayer,
+    MakeInput,
+    Measurement,
+    Trial,
+    carried_state,
+    copied,
+    first_line,
+    run_steps,
+)
+from longstate.layers.base import CausalLayer, GridLayer, SequenceLayer
 
 SHORT = 9
 """Elements of a sequence in the laws of this file, which run a layer many times."""
@@ -57,7 +66,7 @@ def check_causality(
     return trial.result()
 
 
-def check_gradients(layer: SequenceLayer, *, make_input: MakeInput | None = None, length: int = SHORT) -> Measurement:
+def check_gradients(layer: AnyLayer, *, make_input: MakeInput | None = None, length: int = SHORT) -> Measurement:
     """Law 7: derivatives by input, state and parameters are those of finite differences, in every view.
 
     Outputs and new states are differentiated together, so that a state that forgets its gradient is found.
@@ -86,9 +95,7 @@ def check_gradients(layer: SequenceLayer, *, make_input: MakeInput | None = None
     calls: dict[str, tuple[Callable[..., list[Tensor]], tuple[Any, ...]]] = {
         "`forward`": (lambda module, x: [module(x)], (x,))
     }
-    if not isinstance(layer, CausalLayer):
-        calls["`forward` with lengths"] = (lambda module, x: [_valid(module(x, lengths=lengths), lengths)], (x,))
-    else:
+    if isinstance(layer, CausalLayer):
         with torch.no_grad():
             state = carried_state(trial, 2)
 
@@ -102,6 +109,8 @@ def check_gradients(layer: SequenceLayer, *, make_input: MakeInput | None = None
 
         calls["`forward_with_state`"] = (chunk, (x, state))
         calls["`step`"] = (step, (x[:, 0], state))
+    elif not isinstance(layer, GridLayer):
+        calls["`forward` with lengths"] = (lambda module, x: [_valid(module(x, lengths=lengths), lengths)], (x,))
     for view, (call, arguments) in calls.items():
         _check_derivatives(trial, view, call, arguments)
     return trial.result()
@@ -153,13 +162,23 @@ def check_gradients_of_rows(
         points, points_alone = [filled, *_copies(leaves)], [x, *_copies(leaves)]
         y, after = layer.forward_with_state(filled, _pytree.tree_unflatten(points[1:], structure), **given)
         outputs = [y[row : row + 1, :count] for row, count in enumerate(counts) if count]
-        found = _slopes(layer, points, [*outputs, *_pytree.tree_leaves(after)])
+        future = trial.draw(4, 2)
         rows = sequences_alone(layer, x, _pytree.tree_unflatten(points_alone[1:], structure), counts, starts)
+        states = [row.state for row in rows]
+        found = _slopes(layer, points, [*outputs, *_of_states(layer, [after], states, future)])
         outputs = [row.outputs for row, count in zip(rows, counts, strict=True) if count]
-        finals = [torch.cat(leaf) for leaf in zip(*(_pytree.tree_leaves(row.state) for row in rows), strict=True)]
-        expected = _slopes(layer, points_alone, [*outputs, *finals])
+        expected = _slopes(layer, points_alone, [*outputs, *_of_states(layer, states, states, future)])
         _compare_slopes(trial, f"`forward_with_state` of {context}", found, expected, padding)
     return trial.result()
+
+
+def _of_states(layer: CausalLayer[Any], states: list[Any], rows: list[Any], future: Tensor) -> list[Tensor]:
+    """The tensors of states joined over rows; if a cache has grown differently in `rows`, the next outputs instead."""
+    shapes = {tuple(leaf.shape[1:] for leaf in _pytree.tree_leaves(row)) for row in rows}
+    if len(shapes) == 1:
+        return [torch.cat(leaf) for leaf in zip(*(_pytree.tree_leaves(state) for state in states), strict=True)]
+    parts = future.split(len(future) // len(states))
+    return [torch.cat([run_steps(layer, x, state)[0] for x, state in zip(parts, states, strict=True)])]
 
 
 def _valid(y: Tensor, lengths: Tensor) -> Tensor:

@@ -1,0 +1,142 @@
+"""A feed-forward layer of which every element uses a few experts."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from longstate._checks import (
+    InputError,
+    check_choice,
+    check_element,
+    check_lengths,
+    check_positive,
+    check_sequence,
+    zero_padding,
+)
+from longstate.layers.base import CausalLayer
+from longstate.layers.feed_forward import ACTIVATIONS, activate
+
+
+class MixtureOfExperts(CausalLayer[tuple[()]]):
+    """The `top_k` most probable of `n_experts` feed-forward maps for every element, weighted by their probabilities.
+
+        p = softmax(W_r x),    y = Σ_{e in top k of p} p_e W_2e act(W_1e x)
+
+    The probabilities are those over all experts: they are not divided by their sum unless `normalise` asks for it, as
+    Mixtral does and Jamba does not. Eager mode runs every expert on its own elements only; a traced program has fixed
+    shapes, so there every expert runs on all elements and the others' results are weighted by 0.
+
+    Args:
+        d_model: Number of features.
+        d_inner: Width of every expert; 4 d_model if None.
+        n_experts: Number of experts.
+        top_k: Experts an element uses.
+        activation: "swiglu", "gelu" or "relu2", as in `FeedForward`.
+        normalise: Whether the chosen probabilities are divided by their sum.
+
+    Raises:
+        InputError: If a size or a name is not usable.
+
+    Source:
+        Lieber et al.: Jamba, arXiv 2403.19887, section 2; Shazeer et al., arXiv 1701.06538.
+
+    Example:
+        >>> import torch
+        >>> from longstate import MixtureOfExperts
+        >>> MixtureOfExperts(4, n_experts=8)(torch.randn(2, 10, 4)).shape
+        torch.Size([2, 10, 4])
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        d_inner: int | None = None,
+        *,
+        n_experts: int = 16,
+        top_k: int = 2,
+        activation: str = "swiglu",
+        normalise: bool = False,
+    ) -> None:
+        super().__init__()
+        check_choice(activation, ACTIVATIONS, name="activation")
+        d_inner = 4 * d_model if d_inner is None else d_inner
+        check_positive(d_model=d_model, d_inner=d_inner, n_experts=n_experts, top_k=top_k)
+        if top_k > n_experts:
+            raise InputError(
+                f"`top_k` is {top_k}, but there are {n_experts} experts to choose from; make it at most {n_experts}."
+            )
+        self.d_model = d_model
+        self.top_k = top_k
+        self.activation = activation
+        self.normalise = normalise
+        self.router = nn.Linear(d_model, n_experts, bias=False)
+        rows = 2 * d_inner if activation == "swiglu" else d_inner
+        self.in_proj = nn.Parameter(_uniform(n_experts, rows, d_model))
+        self.out_proj = nn.Parameter(_uniform(n_experts, d_model, d_inner))
+
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        lengths: Tensor | None = None,
+        rate: float | Tensor | None = None,
+        starts: Tensor | None = None,
+    ) -> Tensor:
+        """Every element by itself; `rate` and `starts` change nothing."""
+        check_sequence(x, self.d_model)
+        check_lengths(lengths, x)
+        return self._mix(zero_padding(x, lengths).flatten(0, 1)).view_as(x)
+
+    def initial_state(self, batch_size: int) -> tuple[()]:
+        """Nothing is carried."""
+        return ()
+
+    def forward_with_state(
+        self,
+        x: Tensor,
+        state: tuple[()],
+        *,
+        lengths: Tensor | None = None,
+        rate: float | Tensor | None = None,
+        starts: Tensor | None = None,
+    ) -> tuple[Tensor, tuple[()]]:
+        """Every element by itself."""
+        return self.forward(x, lengths=lengths), ()
+
+    def constants(self, *, rate: float | None = None) -> None:
+        """None are needed."""
+
+    def step(
+        self, x_t: Tensor, state: tuple[()], *, rate: float | Tensor | None = None, constants: None = None
+    ) -> tuple[Tensor, tuple[()]]:
+        """One element."""
+        check_element(x_t, self.d_model)
+        return self._mix(x_t), ()
+
+    def _mix(self, x: Tensor) -> Tensor:
+        """The mixture for elements (count, d_model)."""
+        logits = self.router(x)
+        probability = torch.softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), dim=-1)
+        weight, chosen = probability.topk(self.top_k, dim=-1)
+        if self.normalise:
+            weight = weight / weight.sum(-1, keepdim=True)
+        if torch.compiler.is_compiling() or x.is_meta:
+            every = torch.zeros_like(probability).scatter(-1, chosen, weight)
+            parts = [self._expert(e, x) * every[:, e : e + 1].to(x.dtype) for e in range(len(self.in_proj))]
+            return torch.stack(parts).sum(0)
+        y = torch.zeros_like(x)
+        for e in range(len(self.in_proj)):
+            element, place = (chosen == e).nonzero(as_tuple=True)
+            part = self._expert(e, x[element]) * weight[element, place, None].to(x.dtype)
+            y = y.index_add(0, element, part.to(y.dtype))
+        return y
+
+    def _expert(self, e: int, x: Tensor) -> Tensor:
+        hidden = activate(nn.functional.linear(x, self.in_proj[e]), self.activation)
+        return nn.functional.linear(hidden, self.out_proj[e])
+
+
+def _uniform(experts: int, rows: int, columns: int) -> Tensor:
+    """Weights of linear maps as `nn.Linear` draws them."""
+    return (torch.rand(experts, rows, columns) * 2 - 1) / math.sqrt(columns)
