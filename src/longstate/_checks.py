@@ -1,5 +1,7 @@
 """Argument checks. An error is one sentence: what came, what was wanted, what to do."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -75,8 +77,8 @@ def check_fixed_rate(rate: float | Tensor | None, *, layer: str) -> float:
 def check_rate(rate: float | Tensor | None, x: Tensor, lengths: Tensor | None = None) -> float | Tensor:
     """The `rate` of a layer that bears varying steps: a positive number (1.0 if None), or one interval an element.
 
-    The elements are those of `x` (batch, length, features), or of `x_t` (batch, features). Intervals come back as 0 in
-    the padding, whatever was there.
+    The elements are those of `x` (batch, length, features), or of `x_t` (batch, features). An interval of 0 puts two
+    events at one instant. Intervals come back as 0 in the padding, whatever was there.
     """
     if not isinstance(rate, Tensor):
         return check_fixed_rate(rate, layer="this layer")
@@ -89,13 +91,55 @@ def check_rate(rate: float | Tensor | None, x: Tensor, lengths: Tensor | None = 
         rate = torch.where(valid_steps(lengths, x.shape[1]), rate, rate.new_zeros(()))
     if torch.compiler.is_compiling() or rate.device.type == "meta":
         return rate
-    refused = rate[~(rate >= 0)]
+    refused = rate[~(rate >= 0) | rate.isinf()]
     if len(refused):
+        wanted = "finite" if refused[0].isinf() and refused[0] > 0 else "at least 0"
         raise InputError(
-            f"`rate` holds {float(refused[0])}, but an interval is at least 0; sort the elements by time and pass the "
+            f"`rate` holds {float(refused[0])}, but an interval is {wanted}; sort the elements by time and pass the "
             "time since the element before."
         )
     return rate
+
+
+def check_rate_alone(rate: float | Tensor | None, constants: object) -> None:
+    """Raise if intervals come beside `constants`, which already hold one rate."""
+    if constants is not None and isinstance(rate, Tensor):
+        raise InputError(
+            f"`rate` is a tensor of shape {tuple(rate.shape)} beside `constants`, but constants already hold one rate "
+            "for all rows; leave `constants` out."
+        )
+
+
+def check_grid(x: Tensor, dim: int, d_model: int) -> None:
+    """Raise unless `x` is a floating tensor (batch, *grid, d_model) over a grid of `dim` axes."""
+    if x.dim() != dim + 2 or x.shape[-1] != d_model:
+        axes = ", ".join(f"length_{axis}" for axis in range(1, dim + 1))
+        raise InputError(
+            f"`x` has shape {tuple(x.shape)}, but (batch, {axes}, {d_model}) is needed; put the features last."
+        )
+    if not x.dtype.is_floating_point:
+        raise InputError(f"`x` is {x.dtype}, but a floating type is needed; call `x.float()` first.")
+
+
+def check_axis_rates(rate: float | Sequence[float] | None, dim: int) -> list[float]:
+    """The `rate` of each axis of a grid, from one number for all (1.0 if None) or one for each."""
+    rates = list(rate) if isinstance(rate, Sequence) else [1.0 if rate is None else rate] * dim
+    if len(rates) != dim or not all(isinstance(r, int | float) and r > 0 for r in rates):
+        raise InputError(
+            f"`rate` is {rate}, but a positive number or one for each of the {dim} axes is needed; 1.0 is the "
+            "resolution of training."
+        )
+    return [float(r) for r in rates]
+
+
+def check_no_rate(rate: float | Tensor | None, *, layer: str) -> None:
+    """Raise unless `rate` is None: the layer counts elements and has no time scale that it could change."""
+    if rate is not None:
+        came = f"a tensor of shape {tuple(rate.shape)}" if isinstance(rate, Tensor) else rate
+        raise InputError(
+            f"`rate` is {came}, but {layer} counts elements and has no time scale, so None is needed; resample the "
+            "sequence to the rate of training."
+        )
 
 
 def check_positive(**sizes: int) -> None:

@@ -95,7 +95,7 @@ def test_strict_bidirectional_counts_the_present_once() -> None:
         (lambda: S4D(4)(torch.zeros(2, 4, 9)), r"`x` has shape \(2, 4, 9\), but \(batch, length, 4\) is needed"),
         (lambda: S4D(4)(torch.zeros(2, 9, 4, dtype=torch.int64)), "is torch.int64, but a floating type is needed"),
         (lambda: S4D(4)(torch.zeros(2, 9, 4), rate=0.0), "`rate` is 0.0, but a positive number is needed"),
-        (lambda: S4D(4)(torch.zeros(2, 9, 4), rate=torch.ones(2, 9)), "S4D is time invariant and takes one number"),
+        (lambda: S4(4)(torch.zeros(2, 9, 4), rate=torch.ones(2, 9)), "S4 is time invariant .* or take S4D, whose steps"),
         (lambda: S4D(4).step(torch.zeros(2, 1, 4), S4D(4).initial_state(2)), "without a time axis"),
     ],
 )

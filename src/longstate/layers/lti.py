@@ -2,7 +2,7 @@
 
 import abc
 import math
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,8 @@ from longstate._checks import (
     check_element,
     check_fixed_rate,
     check_positive,
+    check_rate,
+    check_rate_alone,
     check_sequence,
 )
 from longstate.layers.base import CausalLayer, recurrent_dtype, register_state
@@ -31,6 +33,9 @@ class LTILayer(CausalLayer[LTIState]):
 
     A subclass calls `super().__init__()`, makes its parameters (`log_dt`, `C`, `D` among them) and implements `system`.
     """
+
+    has_time_scale: ClassVar[bool] = True
+    """Whether there is a dt for `rate` to multiply."""
 
     C: nn.Parameter
     D: nn.Parameter
@@ -67,9 +72,12 @@ class LTILayer(CausalLayer[LTIState]):
         rate: float | Tensor | None = None,
         starts: Tensor | None = None,
     ) -> Tensor:
-        """The whole sequence by convolution."""
+        """The whole sequence: by convolution, or by a scan if its steps vary."""
         check_sequence(x, self.d_model)
-        y = ops.lti_conv(x, self._system(rate), lengths=lengths, starts=starts)
+        if isinstance(rate, Tensor):
+            y, _ = ops.varying_scan(x, rate, self._varying(rate), lengths=lengths, starts=starts)
+        else:
+            y = ops.lti_conv(x, self._system(rate), lengths=lengths, starts=starts)
         return self.output(y.flatten(2))
 
     def initial_state(self, batch_size: int) -> LTIState:
@@ -85,9 +93,12 @@ class LTILayer(CausalLayer[LTIState]):
         rate: float | Tensor | None = None,
         starts: Tensor | None = None,
     ) -> tuple[Tensor, LTIState]:
-        """A chunk by convolution, with what the incoming state adds, and the state after it."""
+        """A chunk by convolution (or a scan), with what the incoming state adds, and the state after it."""
         check_sequence(x, self.d_model)
-        y, new = ops.lti_scan(x, self._system(rate), state.x, lengths=lengths, starts=starts)
+        if isinstance(rate, Tensor):
+            y, new = ops.varying_scan(x, rate, self._varying(rate), state.x, lengths=lengths, starts=starts)
+        else:
+            y, new = ops.lti_scan(x, self._system(rate), state.x, lengths=lengths, starts=starts)
         return self.output(y.flatten(2)), LTIState(new)
 
     def constants(self, *, rate: float | None = None) -> ops.StepConstants:
@@ -104,14 +115,30 @@ class LTILayer(CausalLayer[LTIState]):
     ) -> tuple[Tensor, LTIState]:
         """One element by the recurrence; `constants` already holds its rate."""
         check_element(x_t, self.d_model)
-        constants = (
-            ops.lti_constants(self._system(rate), recurrent_dtype(self.D.dtype)) if constants is None else constants
-        )
+        if isinstance(rate, Tensor):
+            check_rate_alone(rate, constants)
+            check_rate(rate, x_t)
+            y, new = ops.varying_scan(x_t[:, None], rate[:, None], self._varying(rate), state.x)
+            return self.output(y.flatten(1)), LTIState(new)
+        constants = self.constants(rate=rate) if constants is None else constants
         y, new = ops.lti_step(x_t, state.x, constants)
         return self.output(y.flatten(1)), LTIState(new)
 
-    def _system(self, rate: float | Tensor | None) -> ops.LTISystem:
+    def varying_system(self) -> ops.VaryingSystem | None:
+        """The system as a function of the interval before each element; None for a layer that has one step for all."""
+        return None
+
+    def _system(self, rate: float | None) -> ops.LTISystem:
         return self.system(check_fixed_rate(rate, layer=self.layer_name))
+
+    def _varying(self, rate: Tensor) -> ops.VaryingSystem:
+        system = self.varying_system()
+        if system is None:
+            raise InputError(
+                f"`rate` is a tensor of shape {tuple(rate.shape)}, but {self.layer_name} is time invariant and takes "
+                "one number; pass a float, resample the sequence to a regular grid, or take S4D, whose steps may vary."
+            )
+        return system
 
     @abc.abstractmethod
     def _state_shape(self) -> tuple[int, ...]:

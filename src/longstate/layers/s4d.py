@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from longstate import ops, theory
 from longstate._checks import check_choice
-from longstate.layers.base import SLOW, OptimizerRule
+from longstate.layers.base import SLOW, OptimizerRule, recurrent_dtype
 from longstate.layers.lti import LTILayer, as_parameter, check_tied, complex_normal, log_uniform, untie
 
 
@@ -87,14 +87,36 @@ class S4D(LTILayer):
 
     def system(self, rate: float = 1.0) -> ops.LTISystem:
         """The discrete diagonal system, in float64."""
-        dt = self.log_dt.double().exp() * rate
+        A, B, C, dt = self._continuous()
+        A_bar, B_bar = theory.discretize_diagonal(A, B, dt * rate, self.rule)
+        return ops.LTISystem(A_bar, B_bar, C, self.D.double())
+
+    def varying_system(self) -> ops.VaryingSystem:
+        """The diagonal system as a function of the intervals, in the type of the state."""
+        real = recurrent_dtype(self.D.dtype)
+        A, B, C, dt = self._continuous()
+        dtype = torch.promote_types(torch.complex32, real) if A.is_complex() else real
+        z, held = (dt[:, None] * A).to(dtype), (B / A).to(dtype)
+        A, B, C, dt = A.to(dtype), B.to(dtype), C.to(dtype), dt.to(real)
+
+        def discretize(rate: Tensor) -> tuple[Tensor, Tensor]:
+            rate = rate.to(real)
+            if self.rule not in ("zoh", "dirac"):
+                return theory.discretize_diagonal(A, B, rate[..., None] * dt, self.rule)
+            # What `discretize_diagonal` does, for an A that is never 0 and without torch's slow complex exponential.
+            A_bar, growth = theory.exponential(rate[..., None, None] * z)
+            return A_bar, growth * held if self.rule == "zoh" else B.expand_as(A_bar)
+
+        return ops.VaryingSystem(discretize, C, self.D.to(real))
+
+    def _continuous(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """A, B and C (with the factor 2 of left-out modes) of all features, and their steps, in float64."""
         A = untie(-self.A_real.double().exp(), self.d_model)
         B, C = self.B.double(), self.C.double()
         if self.A_imag is not None:
             A = torch.complex(A, untie(self.A_imag.double(), self.d_model))
             B, C = torch.view_as_complex(B), 2 * torch.view_as_complex(C)
-        A_bar, B_bar = theory.discretize_diagonal(A, untie(B, self.d_model), dt, self.rule)
-        return ops.LTISystem(A_bar, B_bar, C, self.D.double())
+        return A, untie(B, self.d_model), C, self.log_dt.double().exp()
 
     def _state_shape(self) -> tuple[int, ...]:
         return (self.d_model, self.d_state) if self.is_real else (self.d_model, self.d_state // 2, 2)

@@ -31,3 +31,5 @@ from longstate.ops.selective_scan import selective_scan as selective_scan
 from longstate.ops.selective_scan import selective_scan_step as selective_scan_step
 from longstate.ops.ssd import ssd as ssd
 from longstate.ops.ssd import ssd_step as ssd_step
+from longstate.ops.varying_scan import VaryingSystem as VaryingSystem
+from longstate.ops.varying_scan import varying_scan as varying_scan

@@ -12,6 +12,7 @@ from longstate.theory.discretize import discretize_diagonal as discretize_diagon
 from longstate.theory.discretize import discretize_dplr as discretize_dplr
 from longstate.theory.discretize import gbt as gbt
 from longstate.theory.discretize import phi1 as phi1
+from longstate.theory.exponential import exponential as exponential
 from longstate.theory.hippo import HippoSystem as HippoSystem
 from longstate.theory.hippo import hippo as hippo
 from longstate.theory.measures import MEASURE_FACTS as MEASURE_FACTS
