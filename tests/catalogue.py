@@ -9,17 +9,26 @@ from torch import Tensor
 
 from longstate.layers import (
     DSS,
+    EMA,
     GSS,
+    H3,
     LRU,
     LSSL,
     S4,
     S4D,
+    S4ND,
     S5,
     Attention,
     Bidirectional,
+    BidirectionalMamba,
     BidirectionalResidual,
     BidirectionalS5,
     FeedForward,
+    GridLayer,
+    Hyena,
+    LinOSS,
+    LongConv,
+    Mamba,
     MixtureOfExperts,
     Residual,
     SequenceLayer,
@@ -51,7 +60,7 @@ class Entry:
     """How to make a layer, and how wide its inputs are. `programs`: export and compile it too, which takes seconds."""
 
     name: str
-    build: Callable[[], SequenceLayer]
+    build: Callable[[], SequenceLayer | GridLayer]
     d_input: int = D_MODEL
     programs: bool = False
 
@@ -87,6 +96,12 @@ def _growing_dss() -> DSS:
     return layer
 
 
+def _hyena(filter_length: int, **options: object) -> Hyena:
+    return Hyena(D_MODEL, filter_length=filter_length, filter_order=5, **options)
+
+
+_FREQUENCY = {"init": "double_exponential", "smooth": "frequency", "smooth_width": 3, "kernel_dropout": 0.2}
+
 CAUSAL_LAYERS = [
     _lti(S4D, programs=True),
     _lti(S4, programs=True),
@@ -95,6 +110,9 @@ CAUSAL_LAYERS = [
     _lti(S4D, init="legs", n_ssm=2, dropout=0.2),
     _lti(S4, init="fourier", rule="zoh", channels=2, n_ssm=2, output="linear"),
     _lti(S4, b_clip=2.0, output="none"),
+    Entry("Mamba", lambda: Mamba(D_MODEL, 3), programs=True),
+    Entry("Mamba(weighted, bias)", lambda: Mamba(D_MODEL, 2, dt_rank=2, bias=True, inner_norm="weighted")),
+    Entry("Mamba(fixed, d_conv=2)", lambda: Mamba(D_MODEL, 2, d_conv=2, conv_bias=False, inner_norm="fixed")),
     Entry("Attention", lambda: Attention(D_MODEL, 2), programs=True),
     Entry("Attention(rotary, grouped)", lambda: Attention(D_MODEL, 4, n_kv_heads=2, head_dim=2, rotary_base=100.0)),
     Entry("Attention(window)", lambda: Attention(D_MODEL, 2, window=5, rotary_base=100.0, bias=True), programs=True),
@@ -125,6 +143,22 @@ CAUSAL_LAYERS = [
     Entry("S5(clipped, full_glu)", lambda: S5(D_MODEL, D_STATE, clip_eigs=True, dropout=0.2, output="full_glu")),
     Entry("LRU", lambda: LRU(D_MODEL, D_STATE), programs=True),
     Entry("LRU(ring, none)", lambda: LRU(D_MODEL, 3, r_min=0.9, r_max=0.99, max_phase=0.5, output="none")),
+    Entry("LinOSS(im)", lambda: LinOSS(D_MODEL, D_STATE), programs=True),
+    Entry("LinOSS(imex)", lambda: LinOSS(D_MODEL, 3, rule="imex", output="linear")),
+    Entry("LinOSS(damped)", lambda: LinOSS(D_MODEL, 5, rule="damped", output="none", dropout=0.2)),
+    Entry("EMA", lambda: EMA(D_MODEL, D_STATE), programs=True),
+    Entry("EMA(no residual)", lambda: EMA(D_MODEL, 3, residual=False, dropout=0.2, output="linear")),
+    Entry("H3", lambda: H3(D_MODEL, D_STATE), programs=True),
+    Entry("H3(heads, zoh, tied)", lambda: H3(6, D_STATE, head_dim=2, rule="zoh", n_ssm=1), d_input=6),
+    Entry("H3(one head, real)", lambda: H3(D_MODEL, 3, head_dim=4, init="real"), programs=True),
+    Entry("H3(d_state=30)", lambda: H3(D_MODEL, 30, init="inv")),
+    Entry("Hyena", lambda: _hyena(filter_length=7), programs=True),
+    Entry("Hyena(order=3)", lambda: _hyena(filter_length=40, order=3, shift=0.05, emb_dim=5, num_inner_mlps=1)),
+    Entry("Hyena(order=4)", lambda: _hyena(filter_length=12, order=4, short_width=4, dropout=0.2, frequency=10.0)),
+    Entry("Hyena(no windows)", lambda: _hyena(filter_length=1, short_width=1)),
+    Entry("LongConv", lambda: LongConv(D_MODEL, filter_length=7), programs=True),
+    Entry("LongConv(time)", lambda: LongConv(D_MODEL, filter_length=40, smooth="time", channels=2, squash=0.0)),
+    Entry("LongConv(frequency)", lambda: LongConv(D_MODEL, filter_length=9, **_FREQUENCY), programs=True),
     Entry("S4D(1, 2)", lambda: S4D(1, 2, dt_min=0.5, dt_max=2.0), d_input=1),
     Entry("Residual(layer)", lambda: Residual(_s4d())),
     Entry("Residual(rms)", lambda: Residual(_s4d(), norm="rms", dropout=0.2)),
@@ -138,6 +172,7 @@ COMBINATIONS = [
 """More of the same layers, for the laws about numbers only."""
 
 BIDIRECTIONAL_LAYERS = [
+    Entry("BidirectionalMamba", lambda: BidirectionalMamba(D_MODEL, 3), programs=True),
     Entry("Bidirectional", lambda: Bidirectional(_s4d(), _s4d(channels=2)), programs=True),
     Entry("Bidirectional(strict)", lambda: Bidirectional(_s4d(), S4(D_MODEL, D_STATE), strict=True)),
     Entry("TwoSided", lambda: TwoSided(_s4d(output="none"), _s4d(output="none", init="real")), programs=True),
@@ -145,6 +180,15 @@ BIDIRECTIONAL_LAYERS = [
     Entry("BidirectionalS5(euler)", lambda: BidirectionalS5(D_MODEL, 6, rule="euler", conj_sym=False, output="gelu")),
     Entry("BidirectionalResidual(batch)", lambda: BidirectionalResidual(Bidirectional(_s4d(), _s4d()), norm="batch")),
 ]
+
+GRID_LAYERS = [
+    Entry("S4ND", lambda: S4ND(D_MODEL, 4), programs=True),
+    Entry("S4ND(s4, rank)", lambda: S4ND(3, 4, kernel="s4", rank=2, bandlimit=0.3, output="linear")),
+    Entry("S4ND(1)", lambda: S4ND(3, 4, dim=1, n_ssm=1, rule="bilinear", dropout=0.2)),
+    Entry("S4ND(3)", lambda: S4ND(2, 4, dim=3, bidirectional=(False, True, True), output="none"), programs=True),
+    Entry("S4ND(real)", lambda: S4ND(3, 3, init="real", bidirectional=False, rank=2)),
+]
+"""Layers over grids, for the laws of `check_grid_layer`."""
 
 _CLASSES = ("rest", "walk")
 _RAW = InputStatistics(shift=(0.1, -2.0, 0.0), scale=(2.0, 0.5, 1.0))

@@ -8,11 +8,13 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_ROOMS = ("data", "diagnostics", "inference", "layers", "models", "ops", "theory", "training")
+_ROOMS = ("data", "diagnostics", "inference", "layers", "models", "ops", "pretrained", "theory", "training")
 _NAMES = {
     "Attention": "layers",
     "FeedForward": "layers",
     "MixtureOfExperts": "layers",
+    "Mamba": "layers",
+    "BidirectionalMamba": "layers",
     "Backbone": "models",
     "Bidirectional": "layers",
     "BidirectionalClassifier": "models",
@@ -22,10 +24,13 @@ _NAMES = {
     "EMA": "layers",
     "GSS": "layers",
     "GridLayer": "layers",
+    "H3": "layers",
+    "Hyena": "layers",
     "InputError": "_checks",
     "LRU": "layers",
     "LSSL": "layers",
     "LinOSS": "layers",
+    "LongConv": "layers",
     "Residual": "layers",
     "S4": "layers",
     "S4D": "layers",

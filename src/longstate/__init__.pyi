@@ -4,6 +4,7 @@ from longstate import inference as inference
 from longstate import layers as layers
 from longstate import models as models
 from longstate import ops as ops
+from longstate import pretrained as pretrained
 from longstate import theory as theory
 from longstate import training as training
 from longstate._checks import InputError as InputError
@@ -12,6 +13,7 @@ from longstate.inference import Session as Session
 from longstate.layers import DSS as DSS
 from longstate.layers import EMA as EMA
 from longstate.layers import GSS as GSS
+from longstate.layers import H3 as H3
 from longstate.layers import LRU as LRU
 from longstate.layers import LSSL as LSSL
 from longstate.layers import S4 as S4
@@ -20,11 +22,15 @@ from longstate.layers import S4ND as S4ND
 from longstate.layers import S5 as S5
 from longstate.layers import Attention as Attention
 from longstate.layers import Bidirectional as Bidirectional
+from longstate.layers import BidirectionalMamba as BidirectionalMamba
 from longstate.layers import BidirectionalS5 as BidirectionalS5
 from longstate.layers import CausalLayer as CausalLayer
 from longstate.layers import FeedForward as FeedForward
 from longstate.layers import GridLayer as GridLayer
+from longstate.layers import Hyena as Hyena
 from longstate.layers import LinOSS as LinOSS
+from longstate.layers import LongConv as LongConv
+from longstate.layers import Mamba as Mamba
 from longstate.layers import MixtureOfExperts as MixtureOfExperts
 from longstate.layers import Residual as Residual
 from longstate.layers import SequenceLayer as SequenceLayer

@@ -9,6 +9,7 @@ from longstate.layers.base import OptimizerRule as OptimizerRule
 from longstate.layers.base import SequenceLayer as SequenceLayer
 from longstate.layers.base import register_state as register_state
 from longstate.layers.bidirectional import Bidirectional as Bidirectional
+from longstate.layers.bidirectional_mamba import BidirectionalMamba as BidirectionalMamba
 from longstate.layers.bidirectional_s5 import BidirectionalS5 as BidirectionalS5
 from longstate.layers.dss import DSS as DSS
 from longstate.layers.ema import EMA as EMA
@@ -26,6 +27,7 @@ from longstate.layers.lru import LRU as LRU
 from longstate.layers.lssl import LSSL as LSSL
 from longstate.layers.lti import LTILayer as LTILayer
 from longstate.layers.lti import LTIState as LTIState
+from longstate.layers.mamba import Mamba as Mamba
 from longstate.layers.mimo import MIMOLayer as MIMOLayer
 from longstate.layers.mimo import MIMOState as MIMOState
 from longstate.layers.mixture_of_experts import MixtureOfExperts as MixtureOfExperts
@@ -39,4 +41,5 @@ from longstate.layers.s4 import S4 as S4
 from longstate.layers.s4d import S4D as S4D
 from longstate.layers.s4nd import S4ND as S4ND
 from longstate.layers.s5 import S5 as S5
+from longstate.layers.selective_branch import MambaState as MambaState
 from longstate.layers.two_sided import TwoSided as TwoSided

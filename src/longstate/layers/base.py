@@ -1,7 +1,7 @@
 """The protocol: what a layer over sequences can do, in two rungs."""
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import torch
@@ -90,13 +90,18 @@ class CausalLayer(SequenceLayer, Generic[State]):
 
 
 class GridLayer(nn.Module, abc.ABC):
-    """A map over grids, (batch, *grid, d_model) to the same shape: images, video. It has no order, so no state."""
+    """A map over grids, (batch, *grid, d_model) to the same shape: images, video. It has no order, so no state.
+
+    `dim` is the number of axes of a grid. `rate` multiplies the step: a number for all axes or one for each of them,
+    2.0 where a grid has half the resolution of training.
+    """
 
     d_model: int
+    dim: int
     optimizer_rules: ClassVar[Mapping[str, OptimizerRule]] = {}
 
     @abc.abstractmethod
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *, rate: float | Sequence[float] | None = None) -> Tensor:
         """The whole grid in parallel."""
 
 

@@ -6,7 +6,6 @@ from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from longstate import ops, theory
 from longstate._checks import (
@@ -152,7 +151,7 @@ class LinOSS(CausalLayer[LinOSSState]):
     ) -> Tensor:
         """The whole sequence: by convolution, or by a scan if its steps vary."""
         x, rate = self._check(x, lengths, rate, starts)
-        drive = F.linear(x, self._input_map().to(x.dtype))
+        drive = _map(x, self._input_map())
         if isinstance(rate, Tensor):
             positions = self._scan(drive, rate, None, lengths, starts)[0]
         else:
@@ -175,7 +174,7 @@ class LinOSS(CausalLayer[LinOSSState]):
     ) -> tuple[Tensor, LinOSSState]:
         """A chunk of the sequence, and the oscillators after its last valid element."""
         x, rate = self._check(x, lengths, rate, starts)
-        drive = F.linear(x, self._input_map().to(x.dtype))
+        drive = _map(x, self._input_map())
         before = torch.stack(state, dim=-1).flatten(1, 2)
         if isinstance(rate, Tensor):
             positions, after = self._scan(drive, rate, before, lengths, starts)
@@ -205,14 +204,14 @@ class LinOSS(CausalLayer[LinOSSState]):
                 "rate for all rows; leave `constants` out."
             )
         B, M, drive_by, C = self._constants(check_rate(rate, x_t)) if constants is None else constants
-        drive = F.linear(x_t, B.to(x_t.dtype)).to(state.velocity.dtype).unflatten(-1, (self.d_state, 2))
+        drive = _map(x_t, B).to(state.velocity.dtype).unflatten(-1, (self.d_state, 2))
         velocity, position = (
             M[..., row, 0, None] * state.velocity
             + M[..., row, 1, None] * state.position
             + drive_by[..., row, None] * drive
             for row in range(2)
         )
-        y = F.linear(position.flatten(1).to(x_t.dtype), C.to(x_t.dtype)) + self.D.to(x_t.dtype) * x_t
+        y = _map(position.flatten(1).to(x_t.dtype), C) + self.D.to(x_t.dtype) * x_t
         return self.output(y), LinOSSState(velocity, position)
 
     def _check(
@@ -253,7 +252,13 @@ class LinOSS(CausalLayer[LinOSSState]):
         return h[..., 1].to(drive.dtype), after
 
     def _read(self, positions: Tensor, x: Tensor) -> Tensor:
-        return F.linear(positions, self._output_map().to(x.dtype)) + self.D.to(x.dtype) * x
+        return _map(positions, self._output_map()) + self.D.to(x.dtype) * x
+
+
+def _map(x: Tensor, W: Tensor) -> Tensor:
+    """A linear map of the last axis, in the type of `x`."""
+    # As one matrix product: torch would choose its form, and the rounding, by whether W wants a gradient.
+    return (x.flatten(0, -2) @ W.to(x.dtype).mT).unflatten(0, x.shape[:-1])
 
 
 def _uniform(*shape: int) -> Tensor:

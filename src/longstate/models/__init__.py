@@ -28,11 +28,17 @@ from longstate.models.input import InputEncoder as InputEncoder
 from longstate.models.input import TargetDecoder as TargetDecoder
 from longstate.models.layer_config import AttentionConfig as AttentionConfig
 from longstate.models.layer_config import DSSConfig as DSSConfig
+from longstate.models.layer_config import EMAConfig as EMAConfig
 from longstate.models.layer_config import FeedForwardConfig as FeedForwardConfig
 from longstate.models.layer_config import GSSConfig as GSSConfig
+from longstate.models.layer_config import H3Config as H3Config
+from longstate.models.layer_config import HyenaConfig as HyenaConfig
 from longstate.models.layer_config import LayerConfig as LayerConfig
+from longstate.models.layer_config import LinOSSConfig as LinOSSConfig
+from longstate.models.layer_config import LongConvConfig as LongConvConfig
 from longstate.models.layer_config import LRUConfig as LRUConfig
 from longstate.models.layer_config import LSSLConfig as LSSLConfig
+from longstate.models.layer_config import MambaConfig as MambaConfig
 from longstate.models.layer_config import MixtureOfExpertsConfig as MixtureOfExpertsConfig
 from longstate.models.layer_config import S4Config as S4Config
 from longstate.models.layer_config import S4DConfig as S4DConfig

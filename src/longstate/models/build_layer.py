@@ -6,7 +6,9 @@ from typing import Any
 from longstate._checks import InputError
 from longstate.layers import (
     DSS,
+    EMA,
     GSS,
+    H3,
     LRU,
     LSSL,
     S4,
@@ -14,20 +16,31 @@ from longstate.layers import (
     S5,
     Attention,
     Bidirectional,
+    BidirectionalMamba,
     BidirectionalS5,
     CausalLayer,
     FeedForward,
+    Hyena,
+    LinOSS,
+    LongConv,
+    Mamba,
     MixtureOfExperts,
     SequenceLayer,
 )
 from longstate.models.layer_config import (
     AttentionConfig,
     DSSConfig,
+    EMAConfig,
     FeedForwardConfig,
     GSSConfig,
+    H3Config,
+    HyenaConfig,
     LayerConfig,
+    LinOSSConfig,
+    LongConvConfig,
     LRUConfig,
     LSSLConfig,
+    MambaConfig,
     MixtureOfExpertsConfig,
     S4Config,
     S4DConfig,
@@ -42,7 +55,13 @@ CAUSAL: dict[type[LayerConfig], type[CausalLayer[Any]]] = {
     DSSConfig: DSS,
     LSSLConfig: LSSL,
     GSSConfig: GSS,
+    H3Config: H3,
+    HyenaConfig: Hyena,
+    LongConvConfig: LongConv,
+    LinOSSConfig: LinOSS,
+    EMAConfig: EMA,
     AttentionConfig: Attention,
+    MambaConfig: Mamba,
     FeedForwardConfig: FeedForward,
     MixtureOfExpertsConfig: MixtureOfExperts,
 }
@@ -50,6 +69,7 @@ CAUSAL: dict[type[LayerConfig], type[CausalLayer[Any]]] = {
 
 BIDIRECTIONAL: dict[type[LayerConfig], type[SequenceLayer]] = {
     S5Config: BidirectionalS5,
+    MambaConfig: BidirectionalMamba,
 }
 """Layers with a published form that reads both ways; every other one is paired with a copy that runs backwards."""
 

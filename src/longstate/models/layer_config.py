@@ -181,6 +181,47 @@ class GSSConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LinOSSConfig:
+    """The arguments of `layers.LinOSS`, but for its width.
+
+    Example:
+        >>> from longstate.models import LinOSSConfig
+        >>> LinOSSConfig(rule="damped").r_min
+        0.9
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = _FORBID_EXTRA
+
+    kind: Literal["linoss"] = "linoss"
+    d_state: int = 64
+    rule: Literal["im", "imex", "damped"] = "im"
+    r_min: float = 0.9
+    r_max: float = 1.0
+    theta_max: float = math.pi
+    dropout: float = 0.0
+    output: Output = "full_glu"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EMAConfig:
+    """The arguments of `layers.EMA`, but for its width.
+
+    Example:
+        >>> from longstate.models import EMAConfig
+        >>> EMAConfig(residual=False).d_state
+        16
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = _FORBID_EXTRA
+
+    kind: Literal["ema"] = "ema"
+    d_state: int = 16
+    residual: bool = True
+    dropout: float = 0.0
+    output: Output = "glu"
+
+
+@dataclass(frozen=True, kw_only=True)
 class AttentionConfig:
     """The arguments of `layers.Attention`, but for its width.
 
@@ -240,6 +281,104 @@ class MixtureOfExpertsConfig:
     normalise: bool = False
 
 
+@dataclass(frozen=True, kw_only=True)
+class H3Config:
+    """The arguments of `layers.H3`, but for its width.
+
+    Example:
+        >>> from longstate.models import H3Config
+        >>> H3Config(head_dim=8).rule
+        'bilinear'
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = _FORBID_EXTRA
+
+    kind: Literal["h3"] = "h3"
+    d_state: int = 64
+    head_dim: int = 1
+    init: Literal["lin", "inv", "legs", "random", "real"] = "lin"
+    rule: Rule = "bilinear"
+    n_ssm: int | None = None
+    dt_min: float = 1e-3
+    dt_max: float = 1e-1
+
+
+@dataclass(frozen=True, kw_only=True)
+class HyenaConfig:
+    """The arguments of `layers.Hyena`, but for its width.
+
+    Example:
+        >>> from longstate.models import HyenaConfig
+        >>> HyenaConfig(filter_length=4096).order
+        2
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = _FORBID_EXTRA
+
+    kind: Literal["hyena"] = "hyena"
+    filter_length: int = 1024
+    order: int = 2
+    filter_order: int = 64
+    emb_dim: int = 3
+    num_inner_mlps: int = 2
+    frequency: float = 1.0
+    shift: float = 0.0
+    fast_decay: float = 0.3
+    slow_decay: float = 1.5
+    target: float = 1e-2
+    short_width: int = 3
+    dropout: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class LongConvConfig:
+    """The arguments of `layers.LongConv`, but for its width.
+
+    Example:
+        >>> from longstate.models import LongConvConfig
+        >>> LongConvConfig(filter_length=4096).squash
+        0.003
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = _FORBID_EXTRA
+
+    kind: Literal["long_conv"] = "long_conv"
+    filter_length: int = 1024
+    init: Literal["random", "double_exponential"] = "random"
+    squash: float = 0.003
+    smooth: Literal["none", "time", "frequency"] = "none"
+    smooth_width: int = 7
+    channels: int = 1
+    kernel_dropout: float = 0.0
+    dropout: float = 0.0
+    output: Output = "glu"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MambaConfig:
+    """The arguments of `layers.Mamba`, but for its width; read both ways it is `layers.BidirectionalMamba`.
+
+    Example:
+        >>> from longstate.models import MambaConfig
+        >>> MambaConfig(d_state=8).expand
+        2
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = _FORBID_EXTRA
+
+    kind: Literal["mamba"] = "mamba"
+    d_state: int = 16
+    d_conv: int = 4
+    expand: int = 2
+    dt_rank: int | None = None
+    dt_min: float = 1e-3
+    dt_max: float = 1e-1
+    conv_bias: bool = True
+    bias: bool = False
+    inner_norm: Literal["none", "fixed", "weighted"] = "none"
+    norm_eps: float = 1e-6
+
+
 # S4D stands first: a reader of unions from left to right takes it where `kind` is left out.
 LayerConfig: TypeAlias = (
     S4DConfig
@@ -249,7 +388,13 @@ LayerConfig: TypeAlias = (
     | DSSConfig
     | LSSLConfig
     | GSSConfig
+    | H3Config
+    | HyenaConfig
+    | LongConvConfig
+    | LinOSSConfig
+    | EMAConfig
     | AttentionConfig
+    | MambaConfig
     | FeedForwardConfig
     | MixtureOfExpertsConfig
 )

@@ -5,6 +5,8 @@ from longstate.diagnostics.laws.dtypes import check_dtype_and_device as check_dt
 from longstate.diagnostics.laws.gradients import check_causality as check_causality
 from longstate.diagnostics.laws.gradients import check_gradients as check_gradients
 from longstate.diagnostics.laws.gradients import check_gradients_of_rows as check_gradients_of_rows
+from longstate.diagnostics.laws.grids import check_axis_rates as check_axis_rates
+from longstate.diagnostics.laws.grids import check_grid_layer as check_grid_layer
 from longstate.diagnostics.laws.programs import check_compile as check_compile
 from longstate.diagnostics.laws.programs import check_copies as check_copies
 from longstate.diagnostics.laws.programs import check_export as check_export

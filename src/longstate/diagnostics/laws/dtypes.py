@@ -5,15 +5,24 @@ from typing import Any
 import torch
 from torch.utils import _pytree
 
-from longstate.diagnostics.laws.trial import LENGTH, MakeInput, Measurement, Trial, copied, first_line, run_steps
-from longstate.layers.base import CausalLayer, SequenceLayer
+from longstate.diagnostics.laws.trial import (
+    LENGTH,
+    AnyLayer,
+    MakeInput,
+    Measurement,
+    Trial,
+    copied,
+    first_line,
+    run_steps,
+)
+from longstate.layers.base import CausalLayer
 
 AUTOCAST_TOLERANCE = 5e-2
 """bfloat16 has 8 bits: 4e-3 for one rounding, and a layer has several."""
 
 
 def check_dtype_and_device(
-    layer: SequenceLayer, *, make_input: MakeInput | None = None, length: int = LENGTH
+    layer: AnyLayer, *, make_input: MakeInput | None = None, length: int = LENGTH
 ) -> Measurement:
     """Law 8: dtype and device are kept, states never change theirs, and bfloat16 autocast stays finite and close.
 
@@ -50,7 +59,7 @@ def check_dtype_and_device(
     return trial.result()
 
 
-def _check_kept(trial: Trial[Any], layer: SequenceLayer, x: torch.Tensor, context: str, autocast: bool = False) -> None:
+def _check_kept(trial: Trial[Any], layer: AnyLayer, x: torch.Tensor, context: str, autocast: bool = False) -> None:
     """Compare dtypes and devices of outputs with the input's, and of states with the initial state's."""
     views = {"`forward`": layer.forward(x)}
     if isinstance(layer, CausalLayer):

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree
 
-from longstate.diagnostics.laws.trial import MakeInput, Measurement, Trial, carried_state, copied, first_line
-from longstate.layers.base import CausalLayer, SequenceLayer
+from longstate.diagnostics.laws.trial import AnyLayer, MakeInput, Measurement, Trial, carried_state, copied, first_line
+from longstate.layers.base import CausalLayer, GridLayer
 
 SHORT = 12
 """Elements of the sequences in this file; a program's cost is its tracing."""
 
 
-def check_copies(layer: SequenceLayer, *, make_input: MakeInput | None = None, length: int = SHORT) -> Measurement:
+def check_copies(layer: AnyLayer, *, make_input: MakeInput | None = None, length: int = SHORT) -> Measurement:
     """Law 9, part 1: a layer is what its `state_dict` says, and a copy is independent of it.
 
     The `state_dict` of the layer is loaded into a copy whose every number was changed; the two must then agree to
@@ -54,7 +54,7 @@ def check_copies(layer: SequenceLayer, *, make_input: MakeInput | None = None, l
     return trial.result()
 
 
-def check_export(layer: SequenceLayer, *, make_input: MakeInput | None = None, length: int = SHORT) -> Measurement:
+def check_export(layer: AnyLayer, *, make_input: MakeInput | None = None, length: int = SHORT) -> Measurement:
     """Law 9, part 2: `torch.export` takes every view, and the program can be written down and read back.
 
     Args:
@@ -90,7 +90,7 @@ def check_export(layer: SequenceLayer, *, make_input: MakeInput | None = None, l
 
 
 def check_compile(
-    layer: SequenceLayer, *, make_input: MakeInput | None = None, length: int = SHORT, backend: str = "aot_eager"
+    layer: AnyLayer, *, make_input: MakeInput | None = None, length: int = SHORT, backend: str = "aot_eager"
 ) -> Measurement:
     """Law 9, part 3: `torch.compile(fullgraph=True)` takes every view, with the gradients of its outputs.
 
@@ -155,6 +155,8 @@ def _views(trial: Trial[Any], length: int) -> dict[str, tuple[nn.Module, tuple[A
     layer = trial.layer
     x, lengths = trial.draw(2, length), torch.tensor([length, 3], device=trial.device)
     views: dict[str, tuple[nn.Module, tuple[Any, ...]]] = {"`forward`": (layer, (x,))}
+    if isinstance(layer, GridLayer):
+        return views
     if not isinstance(layer, CausalLayer):
         padded = _View(layer, lambda module, x, lengths: module(x, lengths=lengths))
         return views | {"`forward` with lengths": (padded, (x, lengths))}

@@ -10,6 +10,7 @@ from torch.utils import _pytree
 from longstate.diagnostics.laws.rows import FILLERS
 from longstate.diagnostics.laws.trial import (
     LENGTH,
+    AnyLayer,
     MakeInput,
     Measurement,
     Trial,
@@ -17,10 +18,10 @@ from longstate.diagnostics.laws.trial import (
     copied,
     relative_difference,
 )
-from longstate.layers.base import CausalLayer, SequenceLayer
+from longstate.layers.base import CausalLayer, GridLayer, SequenceLayer
 
 
-def check_purity(layer: SequenceLayer, *, make_input: MakeInput | None = None, length: int = LENGTH) -> Measurement:
+def check_purity(layer: AnyLayer, *, make_input: MakeInput | None = None, length: int = LENGTH) -> Measurement:
     """Law 5: a call changes no parameter, buffer, attribute or argument, and called twice it gives the same bits.
 
     Args:
@@ -44,7 +45,9 @@ def check_purity(layer: SequenceLayer, *, make_input: MakeInput | None = None, l
     with torch.no_grad():
         x, lengths = trial.draw(3, length), torch.tensor([length, 2, 0], device=trial.device)
         calls: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
-            "`forward`": (lambda x, lengths: layer.forward(x, lengths=lengths), (x, lengths)),
+            "`forward`": (layer.forward, (x,))
+            if isinstance(layer, GridLayer)
+            else (lambda x, lengths: layer.forward(x, lengths=lengths), (x, lengths))
         }
         if isinstance(layer, CausalLayer):
             state = carried_state(Trial("purity", layer, make_input), 3)

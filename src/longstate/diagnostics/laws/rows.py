@@ -10,6 +10,7 @@ from torch.utils import _pytree
 
 from longstate.diagnostics.laws.trial import (
     LENGTH,
+    AnyLayer,
     MakeInput,
     Measurement,
     Trial,
@@ -109,7 +110,7 @@ def check_packed_rows(
 
 
 def check_rows_do_not_interact(
-    layer: SequenceLayer, *, make_input: MakeInput | None = None, length: int = LENGTH
+    layer: AnyLayer, *, make_input: MakeInput | None = None, length: int = LENGTH
 ) -> Measurement:
     """Law 6: a row of a batch gives the same beside any other rows, even rows of NaN or 1e4.
 

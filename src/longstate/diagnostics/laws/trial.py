@@ -2,16 +2,17 @@
 
 import copy
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree
 
 from longstate._checks import InputError
-from longstate.layers.base import CausalLayer, SequenceLayer
+from longstate.layers.base import CausalLayer, GridLayer, SequenceLayer
 
-LayerType = TypeVar("LayerType", bound=SequenceLayer)
+AnyLayer: TypeAlias = SequenceLayer | GridLayer
+LayerType = TypeVar("LayerType", bound=AnyLayer)
 MakeInput = Callable[[int, int], Tensor]
 """Draws an input from (batch, length); its first two axes are these."""
 Pairs = Iterable[tuple[Tensor, Tensor]]
@@ -39,7 +40,8 @@ class Trial(Generic[LayerType]):
 
     def __init__(self, law: str, layer: LayerType, make_input: MakeInput | None, *, tolerance: float | None = None):
         self.law = law
-        self.layer = copied(layer).eval()
+        self.layer: LayerType = copied(layer)
+        self.layer.eval()
         self.dtype = floating_dtype(layer)
         self.device = next((p.device for p in layer.parameters()), torch.device("cpu"))
         if self.dtype not in TOLERANCES:
@@ -139,7 +141,7 @@ def relative_difference(pairs: Pairs) -> float:
     return float(error / scale if scale > 0 else error)
 
 
-def floating_dtype(layer: SequenceLayer) -> torch.dtype:
+def floating_dtype(layer: AnyLayer) -> torch.dtype:
     """The type of the layer's parameters (of its buffers, if it has none)."""
     for tensor in (*layer.parameters(), *layer.buffers()):
         if tensor.dtype.is_floating_point or tensor.dtype.is_complex:
