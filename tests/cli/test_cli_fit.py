@@ -159,6 +159,28 @@ def test_folds_need_groups_and_enough_of_them(run, config, manifest) -> None:
     assert "but the recordings have no groups" in said.err
 
 
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("copying?length=3&tokens=2&vocabulary=4", "tagger"), ("delay?length=40&lag=5&band=0.2", "step_regressor")],
+)
+def test_a_synthetic_task_is_a_source_like_any_other(run, tmp_path, name, kind) -> None:
+    source = f"task:{name}&train=12&validation=4&test=5"
+    shown = yaml.safe_load(run("fit", source, "--show").out)
+    assert (shown["model"]["kind"], shown["output"]) == (kind, f"runs/{name.partition('?')[0]}")
+    small = ["model.backbone={d_model: 4, n_layers: 1, layer: {d_state: 4}}", "training.epochs=1"]
+    settings = [part for setting in small for part in ("-s", setting)]
+    said = run("fit", source, "--output", tmp_path / "run", "--quiet", *settings)
+    assert said.code == 0
+    answers = 10 if kind == "tagger" else 5 * 35
+    assert f"{answers} answers" in said.out
+    noted = run("evaluate", tmp_path / "run", source)
+    assert (noted.code, noted.err) == (0, "")
+    assert f"{answers} answers" in noted.out
+    said = run("fit", source.replace("train=12", "train=many"), "--quiet")
+    assert said.code == 2
+    assert "has train=many, but a whole number from 0 is needed" in said.err
+
+
 def test_named_groups_go_where_they_are_put(manifest) -> None:
     recordings = read(manifest)
     parts = divide(recordings, SplitSection(test_groups=("C",), validation=0.5))

@@ -58,7 +58,7 @@ def fit(
         str,
         typer.Argument(
             metavar="CONFIG",
-            help="A YAML file; or a source to train on with the defaults: watch, manifest.csv, X.ts, X.tsv.",
+            help="A YAML file; or a source to train on with the defaults: watch, manifest.csv, X.ts, X.tsv, task:NAME.",
             show_default=False,
         ),
     ],

@@ -30,6 +30,11 @@ def task_of(kind: str) -> Task:
     return _TASK_OF[kind]
 
 
+def kind_of(task: Task) -> str:
+    """The first kind of model for a task of the data."""
+    return next(kind for kind, its_task in _TASK_OF.items() if its_task == task)
+
+
 @dataclass(frozen=True, kw_only=True)
 class SplitSection:
     """Which recordings train, validate and test.

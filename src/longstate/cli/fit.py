@@ -10,13 +10,14 @@ import numpy as np
 
 from longstate import ops, training
 from longstate.cli import watch
-from longstate.cli.config import FitConfig
+from longstate.cli.config import FitConfig, kind_of
 from longstate.cli.config_file import Plan, config_from_tree, parse_override, read_config, to_tree, to_yaml
 from longstate.cli.evaluate import UP_TO, print_evaluation
 from longstate.cli.folds import leave_one_group_out
 from longstate.cli.prepare import divide, read_source
 from longstate.cli.runs import Options, Run, facts, train
 from longstate.cli.trained import pick_device, write_facts
+from longstate.data import synthetic
 from longstate.diagnostics.plots import draw_confusion
 from longstate.models import atomic
 from longstate.training.lightning_door import is_main_process
@@ -78,11 +79,15 @@ def read_plan(config: str, overrides: Mapping[str, Any]) -> Plan:
     """The plan in a YAML file, or the defaults for a source of recordings."""
     if config.lower().endswith(YAML):
         return read_config(Path(config), overrides)
-    name = config.partition(":")[2] or config
+    name = (config.partition(":")[2] or config).partition("?")[0]
     stem = Path(name).stem
     if stem == "manifest":
         stem = Path(name).resolve().parent.name
-    tuned = {"model": watch.MODEL, "training": watch.TRAINING} if config == "watch" else {}
+    tuned: dict[str, Any] = {}
+    if config == "watch":
+        tuned = {"model": watch.MODEL, "training": watch.TRAINING}
+    elif config.startswith(synthetic.PREFIX):
+        tuned = {"model": {"kind": kind_of(synthetic.labels_of(config))}}
     return config_from_tree({"data": {"source": config}, **tuned, "output": f"runs/{stem}"}, "the defaults", overrides)
 
 

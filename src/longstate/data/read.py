@@ -9,6 +9,7 @@ from longstate.data.manifest import is_manifest, read_manifest
 from longstate.data.recording import existing_file
 from longstate.data.recording_file import SUFFIXES
 from longstate.data.recordings import TASKS, Recordings, Task
+from longstate.data.synthetic import PREFIX, read_synthetic
 from longstate.data.ucr import read_ucr
 from longstate.data.uea import read_uea
 from longstate.data.watch import read_watch
@@ -27,9 +28,10 @@ def read(
     r"""Read recordings from whatever `source` is.
 
     Args:
-        source: "watch" for the packaged smartwatch recordings; a manifest (a CSV or Parquet table with a column
-            `path`); a `.ts` file (UEA, sktime, aeon) or a `.tsv` file (UCR), each with the TEST file beside its TRAIN
-            file; or, without labels, one recording file or a folder of them.
+        source: "watch" for the packaged smartwatch recordings; `task:NAME?OPTIONS` for a synthetic task
+            (`longstate.data.synthetic`); a manifest (a CSV or Parquet table with a column `path`); a `.ts` file (UEA,
+            sktime, aeon) or a `.tsv` file (UCR), each with the TEST file beside its TRAIN file; or, without labels, one
+            recording file or a folder of them.
         task: "classification" (a class a recording), "tagging" (a class a step), "regression" (numbers a recording),
             "step_regression" (numbers a step), or "prediction" (labels are neither needed nor read).
         channels: The channels wanted, in this order, from recording files that name theirs. All if None.
@@ -70,6 +72,8 @@ def _read(source: str | Path, task: Task, channels: Sequence[str] | None, target
     """The reader that fits the source."""
     if source == "watch":
         return read_watch()
+    if str(source).startswith(PREFIX):
+        return read_synthetic(str(source))
     path = Path(source)
     if path.is_dir():
         return read_folder(path, channels=channels)
