@@ -30,17 +30,18 @@ class LayerNorm(nn.Module):
 
 
 class RMSNorm(nn.Module):
-    """Each element to unit mean square over its features, then scale."""
+    """Each element to unit mean square over its features, then scale, unless it is not `weighted`."""
 
-    def __init__(self, d_model: int, *, eps: float = 1e-5) -> None:
+    def __init__(self, d_model: int, *, eps: float = 1e-5, weighted: bool = True) -> None:
         super().__init__()
         self.eps = eps
-        self.weight = nn.Parameter(torch.ones(d_model))
+        self.weight = nn.Parameter(torch.ones(d_model)) if weighted else None
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Normalise; an element never sees another, so `lengths` changes nothing."""
-        wide = x.to(torch.promote_types(x.dtype, self.weight.dtype))
-        return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps) * self.weight).to(x.dtype)
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        y = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
+        return (y if self.weight is None else y * self.weight).to(x.dtype)
 
 
 class BatchNorm(nn.Module):

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from longstate._checks import InputError
-from longstate.layers.base import OptimizerRule, SequenceLayer
+from longstate.layers.base import GridLayer, OptimizerRule, SequenceLayer
 
 _RUN = OptimizerRule()
 
@@ -35,20 +35,21 @@ def parameter_groups(model: nn.Module, lr: float, weight_decay: float) -> list[d
         >>> [(group["lr"], group["weight_decay"]) for group in parameter_groups(S4D(4), 4e-3, 0.05)]
         [(0.001, 0.0), (0.004, 0.05)]
     """
+    rules = {
+        parameter: type(module).optimizer_rules[name]
+        for module in model.modules()
+        if isinstance(module, SequenceLayer | GridLayer) and type(module).optimizer_rules
+        for name, parameter in module.named_parameters()
+        if name in type(module).optimizer_rules
+    }
     groups: dict[tuple[float, float], dict[str, Any]] = {}
-    seen: set[nn.Parameter] = set()
-    for path, module in model.named_modules():
-        rules = type(module).optimizer_rules if isinstance(module, SequenceLayer) else {}
-        for name, parameter in module.named_parameters(recurse=False):
-            if parameter in seen:
-                continue
-            seen.add(parameter)
-            rule = rules.get(name, _RUN)
-            rate = lr if rule.max_lr is None else min(rule.max_lr, lr)
-            decay = weight_decay if rule.weight_decay is None else rule.weight_decay
-            group = groups.setdefault((rate, decay), {"params": [], "param_names": []})
-            group["params"].append(parameter)
-            group["param_names"].append(f"{path}.{name}" if path else name)
+    for name, parameter in model.named_parameters():
+        rule = rules.get(parameter, _RUN)
+        rate = lr if rule.max_lr is None else min(rule.max_lr, lr)
+        decay = weight_decay if rule.weight_decay is None else rule.weight_decay
+        group = groups.setdefault((rate, decay), {"params": [], "param_names": []})
+        group["params"].append(parameter)
+        group["param_names"].append(name)
     return [
         group | {"lr": rate, "peak_lr": rate, "weight_decay": decay} for (rate, decay), group in sorted(groups.items())
     ]
