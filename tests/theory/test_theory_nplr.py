@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from longstate._checks import InputError
-from longstate.theory import hippo, nplr
+from longstate.theory import MEASURE_FACTS, MEASURES, NPLR_MEASURES, hippo, nplr
 
 GOLDENS = Path(__file__).parents[1] / "goldens" / "s4_theory.npz"
-FOUR = ["legs", "legt", "lagt", "fourier"]
+REAL_PARTS = {"legs": -0.5, "legsd": -0.5, "fourier_diag": -0.5, "foud": -0.5, "tlagt": -0.5, "glagt": -0.005}
 
 
 def full_basis(V: torch.Tensor) -> torch.Tensor:
@@ -27,13 +27,13 @@ def rebuilt(measure: str, d_state: int) -> torch.Tensor:
     return 2 * (V @ torch.diag(A) @ V.mH).real - low_rank @ low_rank.mT
 
 
-@pytest.mark.parametrize("measure", FOUR)
+@pytest.mark.parametrize("measure", NPLR_MEASURES)
 def test_identity(measure: str) -> None:
     assert_close(rebuilt(measure, 64), hippo(measure, 64).A, rtol=0, atol=1e-12)
 
 
-@given(measure=st.sampled_from(FOUR), half=st.integers(1, 32))
-@settings(max_examples=40)
+@given(measure=st.sampled_from(NPLR_MEASURES), half=st.integers(1, 32))
+@settings(max_examples=80)
 def test_every_size(measure: str, half: int) -> None:
     system = hippo(measure, 2 * half)
     _, _, B, V = nplr(measure, 2 * half)
@@ -44,20 +44,44 @@ def test_every_size(measure: str, half: int) -> None:
     assert_close(W.mH @ W, torch.eye(2 * half, dtype=W.dtype), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("measure", FOUR)
+@pytest.mark.parametrize("measure", NPLR_MEASURES)
 def test_shapes_and_types(measure: str) -> None:
     form = nplr(measure, 10)
-    rank = 2 if measure == "legt" else 1
+    rank = MEASURE_FACTS[measure].rank
+    assert rank == {"legt": 2, "legsd": 0, "fourier_diag": 0, "foud": 0}.get(measure, 1)
     assert [tuple(part.shape) for part in form] == [(5,), (rank, 5), (5,), (10, 5)]
     assert all(part.dtype == torch.complex128 for part in form)
 
 
-@pytest.mark.parametrize(("measure", "real_part"), [("legs", -0.5), ("legt", 0.0), ("lagt", 0.0), ("fourier", 0.0)])
-def test_real_parts_are_exact(measure: str, real_part: float) -> None:
-    assert torch.equal(nplr(measure, 64).A.real, torch.full((32,), real_part, dtype=torch.float64))
+@pytest.mark.parametrize("measure", NPLR_MEASURES)
+def test_real_parts_are_exact(measure: str) -> None:
+    expected = torch.full((32,), REAL_PARTS.get(measure, 0.0), dtype=torch.float64)
+    assert torch.equal(nplr(measure, 64).A.real, expected)
 
 
-@pytest.mark.parametrize("measure", FOUR)
+@pytest.mark.parametrize("measure", ["lagt", "tlagt", "glagt"])
+def test_beta(measure: str) -> None:
+    """The tilt moves the spectrum to the left; the frequencies and P are those of lagt."""
+    system, form, plain = hippo(measure, 16, beta=0.3), nplr(measure, 16, beta=0.3), nplr("lagt", 16)
+    assert torch.equal(form.A.real, torch.full((8,), 0.0 if measure == "lagt" else -0.15, dtype=torch.float64))
+    assert_close(form.A.imag, plain.A.imag, rtol=0, atol=1e-14)
+    assert_close(form.P, plain.P, rtol=0, atol=1e-14)
+    assert_close(2 * (form.V @ form.B).real, system.B, rtol=0, atol=1e-14)
+    low_rank = 2 * (form.V @ form.P.mT).real
+    found = 2 * (form.V @ torch.diag(form.A) @ form.V.mH).real - low_rank @ low_rank.mT
+    assert_close(found, system.A, rtol=0, atol=1e-13)
+
+
+def test_the_diagonal_forms_are_the_normal_parts() -> None:
+    legs, legsd = nplr("legs", 32), nplr("legsd", 32)
+    assert_close(legsd.A, legs.A, rtol=0, atol=1e-12)
+    assert_close(legsd.B, 0.5 * legs.B, rtol=0, atol=1e-12)
+    foud = nplr("fourier_diag", 12)
+    assert_close(foud.A.imag, -2 * torch.pi * torch.arange(6, dtype=torch.float64), rtol=1e-14, atol=0)
+    assert torch.equal(nplr("fourier2", 12).A.imag, foud.A.imag)
+
+
+@pytest.mark.parametrize("measure", NPLR_MEASURES)
 def test_order_and_phase(measure: str) -> None:
     A, _, B, V = nplr(measure, 64)
     assert (A.imag <= 0).all()
@@ -67,12 +91,14 @@ def test_order_and_phase(measure: str) -> None:
     assert_close(V.mH @ hippo(measure, 64).B.to(V.dtype), B, rtol=0, atol=1e-12)
 
 
-def test_fourier_zero_mode() -> None:
-    A, _, _, V = nplr("fourier", 8)
-    assert_close(A.imag, -torch.pi * torch.arange(4, dtype=torch.float64), rtol=1e-14, atol=0)
+@pytest.mark.parametrize("measure", ["fourier", "fourier_decay", "fourier2", "fourier_diag"])
+def test_fourier_zero_mode(measure: str) -> None:
+    A, _, _, V = nplr(measure, 8)
+    speed = 1 if measure in ("fourier", "fourier_decay") else 2
+    assert_close(A.imag, -speed * torch.pi * torch.arange(4, dtype=torch.float64), rtol=1e-14, atol=0)
     expected = torch.zeros(8, dtype=torch.complex128)
     expected[0], expected[1] = 0.5**0.5, 1j * 0.5**0.5
-    assert A[0] == 0
+    assert A[0].imag == 0
     assert_close(V[:, 0], expected, rtol=0, atol=1e-15)
 
 
@@ -118,3 +144,9 @@ def test_clip_must_be_positive(b_clip: float) -> None:
 def test_unknown_measure() -> None:
     with pytest.raises(InputError, match="`measure` is 'hippo', but one of legs"):
         nplr("hippo", 8)
+
+
+def test_measures_without_a_form() -> None:
+    assert set(MEASURES) - set(NPLR_MEASURES) == {"lmu"}
+    with pytest.raises(InputError, match=r"`measure` is 'lmu', but one of legs, legsd, legt, lagt, .* is needed"):
+        nplr("lmu", 8)

@@ -6,7 +6,12 @@ import torch
 from torch import Tensor
 
 from longstate._checks import InputError, check_choice, check_positive
-from longstate.theory.hippo import MEASURES, hippo
+from longstate.theory.hippo import hippo
+from longstate.theory.measures import MEASURE_FACTS, MEASURES, parameters
+
+NPLR_MEASURES = tuple(name for name in MEASURES if MEASURE_FACTS[name].rank is not None)
+_HALF = ("legs", "legsd", "fourier_diag")
+_DOUBLE_ZERO = ("fourier", "fourier_decay", "fourier2", "fourier_diag")
 
 
 class NPLR(NamedTuple):
@@ -18,21 +23,26 @@ class NPLR(NamedTuple):
     V: Tensor
 
 
-def nplr(measure: str, d_state: int, *, b_clip: float | None = None) -> NPLR:
+def nplr(measure: str, d_state: int, *, beta: float | None = None, b_clip: float | None = None) -> NPLR:
     """Split a HiPPO matrix into a normal part and a low-rank part, and diagonalise the normal part.
 
         A_hippo + Σ_j P_j P_jᵀ = W diag(Λ, conj Λ) W*,   W = [V, conj V] unitary
         A_hippo = 2 Re(V diag(Λ) V*) - Σ_j (2 Re V P_j)(2 Re V P_j)ᵀ,   B_hippo = 2 Re(V B)
 
     One mode of each conjugate pair is kept, the one with Im Λ <= 0; `real_form` and outputs 2 Re(C x) bring back the
-    other. Re Λ is -1/2 for legs and 0 for the other measures, exactly. The rank is 2 for legt and 1 otherwise.
+    other. Re Λ is exactly
+
+        -1/2 for legs, legsd, fourier_diag;  -β/2 for tlagt, glagt;  0 for legt, lagt, fourier, fourier_decay, fourier2
+
+    The rank is 2 for legt, 0 for legsd and fourier_diag (P is empty), and 1 otherwise. lmu has no such form in its own
+    units, and glagt only with α = 0.
 
     Rules that make the answer unique, so that no result depends on a linear algebra library:
 
     * Modes stand in the order of increasing frequency |Im Λ|.
     * The free phase of column V_n is such that B_n = V_n* B_hippo is real and positive. It is never zero: the input
       drives every mode of these systems (the smallest B_n falls like ‖B‖/N).
-    * The zero frequency of fourier is one double eigenvalue; its vector is (1, i, 0, ..., 0)/√2.
+    * The zero frequency of the Fourier measures is one double eigenvalue; its vector is (1, i, 0, ..., 0)/√2.
 
     **About `b_clip`.** The official S4 code clamps Im(V* B) to [-2, 2] without saying so. At N = 64 this
     changes 11 of the 32 entries of legs and ‖B‖ falls from 64 to 12; which entries are hit depends on the phases that
@@ -42,8 +52,9 @@ def nplr(measure: str, d_state: int, *, b_clip: float | None = None) -> NPLR:
     to be nearly imaginary there.) Compare kernels, never the vectors P and B of two implementations.
 
     Args:
-        measure: "legs", "legt" (halved, see `hippo`), "lagt" or "fourier" ("fout").
+        measure: One of `NPLR_MEASURES`: those of `hippo` but for lmu; legt is halved there.
         d_state: Size N of the real state, even.
+        beta: Of the Laguerre measures, as in `hippo`.
         b_clip: Largest modulus of an entry of B; None keeps the B of the paper.
 
     Returns:
@@ -62,7 +73,7 @@ def nplr(measure: str, d_state: int, *, b_clip: float | None = None) -> NPLR:
         >>> 2 * (V @ B).real  # the B of hippo: √1, √3, √5, √7
         tensor([1.0000, 1.7321, 2.2361, 2.6458], dtype=torch.float64)
     """
-    check_choice(measure, MEASURES, name="measure")
+    check_choice(measure, NPLR_MEASURES, name="measure")
     check_positive(d_state=d_state)
     if d_state % 2:
         raise InputError(
@@ -71,16 +82,17 @@ def nplr(measure: str, d_state: int, *, b_clip: float | None = None) -> NPLR:
         )
     if b_clip is not None and not b_clip > 0:
         raise InputError(f"`b_clip` is {b_clip}, but a positive number is needed; pass None to clip nothing.")
-    A, B = hippo(measure, d_state)
+    A, B = hippo(measure, d_state, beta=beta)
+    measure, _, beta = parameters(measure, None, beta)
     P = _low_rank(measure, d_state)
-    real_part = -0.5 if measure == "legs" else 0.0
+    real_part = -0.5 if measure in _HALF else -0.5 * beta if measure in ("tlagt", "glagt") else 0.0
     normal = A + P.T @ P
     skew = 0.5 * (normal - normal.T)
     frequency, V = torch.linalg.eigh(-1j * skew)
     # Ascending order puts the negative half first; its last entry is the slowest mode.
     half = d_state // 2
     frequency, V = frequency[:half].flip(0), V[:, :half].flip(1)
-    if measure in ("fourier", "fout"):
+    if measure in _DOUBLE_ZERO:
         frequency[0] = 0.0
         V[:, 0] = 0.0
         V[0, 0], V[1, 0] = 0.5**0.5, 1j * 0.5**0.5
@@ -99,6 +111,9 @@ def _low_rank(measure: str, d_state: int) -> Tensor:
     if measure == "legt":
         p = torch.sqrt(n + 0.5)
         return torch.stack([p * (n % 2), p * (1 - n % 2)])
-    if measure == "lagt":
+    if measure in ("lagt", "tlagt", "glagt"):
         return torch.full_like(n, 0.5).sqrt()[None]
-    return hippo(measure, d_state).B[None]
+    if measure in ("fourier", "fourier_decay", "fourier2"):
+        b = hippo("fourier", d_state).B[None]
+        return b * {"fourier": 1.0, "fourier_decay": 0.5**0.5, "fourier2": 2**0.5}[measure]
+    return n.new_zeros(0, d_state)
