@@ -66,17 +66,17 @@ class Bidirectional(SequenceLayer):
                 "backwards are not those forwards; pass a float."
             )
         y = self.forward_layer(x, lengths=lengths, rate=rate, starts=starts)
-        order, backward_starts = _reversal(x, lengths, starts)
-        backward_x = _take(x, order)
+        order, backward_starts = reversal(x, lengths, starts)
+        backward_x = take_steps(x, order)
         back = self.backward_layer(backward_x, lengths=lengths, rate=rate, starts=backward_starts)
         if self.strict:
             back = F.pad(back[:, :-1], (0, 0, 1, 0))
             if backward_starts is not None:
                 back = torch.where(backward_starts[..., None], back.new_zeros(()), back)
-        return y + _take(back, order)
+        return y + take_steps(back, order)
 
 
-def _reversal(x: Tensor, lengths: Tensor | None, starts: Tensor | None) -> tuple[Tensor, Tensor | None]:
+def reversal(x: Tensor, lengths: Tensor | None, starts: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """Positions (batch, length) that reverse the valid part of each row, and where its sequences begin backwards."""
     batch, length = x.shape[:2]
     ends = torch.full((batch, 1), length, device=x.device) if lengths is None else lengths[:, None].to(torch.int64)
@@ -89,5 +89,6 @@ def _reversal(x: Tensor, lengths: Tensor | None, starts: Tensor | None) -> tuple
     return order, closes.gather(1, order)
 
 
-def _take(x: Tensor, order: Tensor) -> Tensor:
+def take_steps(x: Tensor, order: Tensor) -> Tensor:
+    """`x` (batch, length, features) with its elements in another order (batch, length), row by row."""
     return x.gather(1, order[..., None].expand_as(x))

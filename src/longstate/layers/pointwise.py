@@ -1,20 +1,63 @@
-"""What stands after a sequence operator: activation, dropout and a gated linear map, element by element."""
+"""What stands after a sequence operator: activation, dropout and a gate or a linear map, element by element."""
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from longstate._checks import check_choice
+from longstate._checks import InputError, check_choice
 
-OUTPUTS = ("glu", "linear", "none")
+OUTPUTS = ("glu", "linear", "none", "full_glu", "half_glu1", "half_glu2", "gelu")
+
+_KEEP_THE_WIDTH = ("none", "half_glu1", "half_glu2", "gelu")
 
 
 def build_output(kind: str, d_inner: int, d_model: int, dropout: float) -> nn.Module:
-    """The output stage by name: "glu" (the S4 papers'), "linear" (without the gate), "none" (the bare operator)."""
+    """The output stage by name.
+
+    With g = dropout(gelu(y)), V and W linear maps with bias:
+
+        glu          V g * sigmoid(W g)      the S4 papers'
+        linear       W g
+        none         y                       the bare operator
+        full_glu     V g * sigmoid(W g)      S5's `full_glu`, and the block of LRU
+        half_glu1    g * sigmoid(W g)        S5's `half_glu1`
+        half_glu2    y * sigmoid(W g)        S5's `half_glu2`: GELU only before the gate
+        gelu         g                       S5's `gelu`
+
+    GELU is exact in the first three, and its tanh approximation, which JAX means by that name, in the last four:
+    "glu" and "full_glu" differ in nothing else.
+
+    Args:
+        kind: One of the seven names.
+        d_inner: Width of what comes in.
+        d_model: Width of what goes out; the same as `d_inner` unless a map V or W makes it.
+        dropout: Share of activations dropped in training, once.
+
+    Returns:
+        A module that maps (..., d_inner) to (..., d_model).
+
+    Raises:
+        InputError: If the name is unknown or the stage keeps the width and the widths differ.
+
+    Example:
+        >>> import torch
+        >>> from longstate.layers import build_output
+        >>> build_output("half_glu1", 4, 4, dropout=0.0)(torch.zeros(2, 10, 4)).shape
+        torch.Size([2, 10, 4])
+    """
     check_choice(kind, OUTPUTS, name="output")
-    if kind == "glu":
-        return GatedOutput(d_inner, d_model, dropout)
+    if kind in _KEEP_THE_WIDTH and d_inner != d_model:
+        raise InputError(
+            f"`output` is {kind!r}, which keeps the width, but {d_inner} features come in and {d_model} go out; "
+            "use output='glu'."
+        )
+    if kind in ("glu", "full_glu"):
+        return GatedOutput(d_inner, d_model, dropout, approximate="none" if kind == "glu" else "tanh")
     if kind == "linear":
         return nn.Sequential(nn.GELU(), nn.Dropout(dropout), nn.Linear(d_inner, d_model))
+    if kind in ("half_glu1", "half_glu2"):
+        return HalfGatedOutput(d_model, dropout, activate_value=kind == "half_glu1")
+    if kind == "gelu":
+        return nn.Sequential(nn.GELU(approximate="tanh"), nn.Dropout(dropout))
     return nn.Identity()
 
 
@@ -27,6 +70,7 @@ class GatedOutput(nn.Module):
         d_inner: Width of what comes in.
         d_model: Width of what goes out.
         dropout: Share of activations dropped in training.
+        approximate: "none" for the exact GELU, "tanh" for the approximation that JAX uses.
 
     Example:
         >>> import torch
@@ -35,11 +79,44 @@ class GatedOutput(nn.Module):
         torch.Size([2, 10, 4])
     """
 
-    def __init__(self, d_inner: int, d_model: int, dropout: float = 0.0) -> None:
+    def __init__(self, d_inner: int, d_model: int, dropout: float = 0.0, *, approximate: str = "none") -> None:
         super().__init__()
+        self.approximate = approximate
         self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(d_inner, 2 * d_model)
 
     def forward(self, y: Tensor) -> Tensor:
         """Map (..., d_inner) to (..., d_model)."""
-        return F.glu(self.linear(self.dropout(F.gelu(y))), dim=-1)
+        return F.glu(self.linear(self.dropout(F.gelu(y, approximate=self.approximate))), dim=-1)
+
+
+class HalfGatedOutput(nn.Module):
+    """A gate over what comes in: half of a gated linear unit, without the map of the value.
+
+        g = dropout(gelu(y)),        out = g * sigmoid(W g + c)   or   y * sigmoid(W g + c)
+
+    Args:
+        d_model: Width.
+        dropout: Share of activations dropped in training.
+        activate_value: Whether the gate multiplies g rather than y.
+
+    Source:
+        `half_glu1` and `half_glu2` of the S5 code, `s5/layers.py`.
+
+    Example:
+        >>> import torch
+        >>> from longstate.layers import HalfGatedOutput
+        >>> HalfGatedOutput(4, activate_value=True)(torch.zeros(2, 10, 4)).shape
+        torch.Size([2, 10, 4])
+    """
+
+    def __init__(self, d_model: int, dropout: float = 0.0, *, activate_value: bool) -> None:
+        super().__init__()
+        self.activate_value = activate_value
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(d_model, d_model)
+
+    def forward(self, y: Tensor) -> Tensor:
+        """Map (..., d_model) to the same shape."""
+        g = self.dropout(F.gelu(y, approximate="tanh"))
+        return (g if self.activate_value else y) * self.linear(g).sigmoid()
