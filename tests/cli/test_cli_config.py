@@ -111,10 +111,15 @@ def test_every_error_is_listed_at_once_where_it_stands() -> None:
     [
         ({"data": 5}, "c.yaml: data: a section of `name: value` lines is needed (got 5)"),
         ({"model": {"backbone": {"layer": 5}}}, "model.backbone.layer: a section of `name: value` lines is needed"),
-        ({"model": {"backbone": {"layer": {"kind": "s6"}}}}, "layer.kind: one of s4d, s4 is needed (got 's6')"),
+        ({"model": {"backbone": {"layer": {"kind": "s6"}}}}, "mixture_of_experts is needed (got 's6')"),
         ({"model": {"backbone": {"layer": {"init": "legt"}}}}, "layer.init: one of lin, inv, legs, random or real is"),
         ({"model": {"backbone": {"layer": {"dt_min": 0.2}}}}, "layer.dt_min: `dt_min` is 0.2 and `dt_max` 0.1"),
         ({"model": {"backbone": {"layer": {"n_ssm": 7}}}}, "layer.n_ssm: `n_ssm` is 7, but a divisor of d_model=64"),
+        (
+            {"model": {"backbone": {"pattern": [{"kind": "h3"}, {"kind": "feed_forward", "dropout": 1.0}]}}},
+            "model.backbone.pattern.1.dropout: a share from 0 to below 1 is needed (got 1.0)",
+        ),
+        ({"model": {"backbone": {"pattern": [{"kind": "h4"}]}}}, "model.backbone.pattern.0.kind: one of s4d, s4, "),
         ({"model": {"kind": "tagger", "pooling": "mean"}}, "model.pooling: `pooling` is 'mean', but a tagger answers"),
         ({"training": {"lr": "fast"}}, "training.lr: a number is needed (got 'fast')"),
         ({"training": {"lr": float("nan")}}, "training.lr: `lr` is nan"),

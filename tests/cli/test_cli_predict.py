@@ -8,7 +8,14 @@ import torch
 
 from longstate import models, training
 from longstate.data import read
-from longstate.models import RegressorConfig, StepRegressorConfig, TaggerConfig
+from longstate.models import (
+    BackboneConfig,
+    FeedForwardConfig,
+    HyenaConfig,
+    RegressorConfig,
+    StepRegressorConfig,
+    TaggerConfig,
+)
 
 
 @pytest.fixture
@@ -136,3 +143,12 @@ def test_info_of_a_model(run, folder: Path, classifier) -> None:
     # 4 features: of each 2 complex modes and a sum with what it lost to rounding, in float32; and the count of steps
     assert facts["stream_state_bytes"] == 4 * (2 * 2 + 2) * 4 + 8
     assert "stream state" in run("info", folder).out
+
+
+def test_info_of_a_stack_of_different_layers(run, tmp_path) -> None:
+    pattern = (HyenaConfig(filter_length=8), FeedForwardConfig(d_inner=8))
+    config = TaggerConfig(d_input=2, classes=("a", "b"), backbone=BackboneConfig(4, 2, pattern=pattern))
+    models.save(models.build(config), tmp_path / "model")
+    facts = json.loads(run("info", tmp_path / "model", "--json").out)
+    assert (facts["layers"], facts["d_state"]) == ("2 x hyena + feed_forward", None)
+    assert "d state" not in run("info", tmp_path / "model").out

@@ -80,14 +80,15 @@ def model_facts(folder: Path) -> dict[str, object]:
     model, folder, training = load_trained(folder, device="cpu")
     config = model.config
     backbone = config.backbone
+    layers = backbone.pattern or (backbone.layer,)
     facts: dict[str, object] = {
         "kind": config.kind,
         "outputs": list(names(config)),
         "inputs": list(config.channels or [f"{config.d_input} channels"]),
         "sampling_rate": config.sampling_rate,
-        "layers": f"{backbone.n_layers} x {backbone.layer.kind}",
+        "layers": f"{backbone.n_layers} x {' + '.join(layer.kind for layer in layers)}",
         "d_model": backbone.d_model,
-        "d_state": backbone.layer.d_state,
+        "d_state": next((vars(layer)["d_state"] for layer in layers if "d_state" in vars(layer)), None),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "saved_size_bytes": sum(path.stat().st_size for path in folder.iterdir() if path.is_file()),
         "stream_state_bytes": state_bytes(model),

@@ -82,11 +82,12 @@ def _prepared(tree: Tree) -> Tree:
 def _build_problems(config: FitConfig, tree: Tree) -> list[Problem]:
     """What the layers say of their sizes: one of them is built, for one channel."""
     backbone = config.model.backbone
-    dropouts = {(*_BACKBONE, "dropout"): backbone.dropout, (*_LAYER, "dropout"): backbone.layer.dropout}
+    pattern = {(*_BACKBONE, "pattern", str(place)): layer for place, layer in enumerate(backbone.pattern)}
+    sections = {_BACKBONE: backbone, _LAYER: backbone.layer, **pattern}
     problems = [
-        Problem(path, "a share from 0 to below 1 is needed", said(share))
-        for path, share in dropouts.items()
-        if not 0 <= share < 1
+        Problem((*path, "dropout"), "a share from 0 to below 1 is needed", said(vars(section)["dropout"]))
+        for path, section in sections.items()
+        if not 0 <= vars(section).get("dropout", 0) < 1
     ]
     if backbone.n_layers < 1:
         problems.append(Problem((*_BACKBONE, "n_layers"), "one layer at least is needed", said(backbone.n_layers)))
