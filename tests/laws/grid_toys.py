@@ -91,7 +91,7 @@ class DeafToRate(Blur):
 
 
 class LooksAtPixels(Blur):
-    """Law 9: Python looks at the numbers."""
+    """Law 8: Python looks at the numbers, which are not there on every device."""
 
     def forward(self, x, *, rate=None):
         return super().forward(x / 2 if x.abs().max() > 1e9 else x, rate=rate)

@@ -17,7 +17,7 @@ BROKEN = [
     (grid_toys.HidesAWeight, "copies: outputs after `load_state_dict` differ"),
     (grid_toys.RateOfOneAxis, "rate of axes: rate=2.0 and 2.0 for each axis differ"),
     (grid_toys.DeafToRate, "rate of axes: rate=2.0 changes nothing"),
-    (grid_toys.LooksAtPixels, "torch.export: `forward` cannot be exported"),
+    (grid_toys.LooksAtPixels, "dtype and device: the layer cannot be moved to another device .*item"),
 ]
 
 
@@ -36,7 +36,7 @@ def test_obeying_layer_passes_and_is_left_alone() -> None:
 @pytest.mark.parametrize(("cls", "text"), BROKEN, ids=lambda value: getattr(value, "__name__", None))
 def test_law_catches_the_layer_that_breaks_it(cls, text: str) -> None:
     with pytest.raises(checks.LawViolation, match=text):
-        checks.check_grid_layer(cls(3), programs=cls is grid_toys.LooksAtPixels)
+        checks.check_grid_layer(cls(3), programs=False)
 
 
 @pytest.mark.parametrize("entry", catalogue.GRID_LAYERS, ids=str)

@@ -16,6 +16,7 @@ from longstate._checks import (
     check_lengths,
     check_positive,
     check_rate,
+    check_rate_alone,
     check_sequence,
     check_starts,
     zero_padding,
@@ -198,11 +199,7 @@ class LinOSS(CausalLayer[LinOSSState]):
     ) -> tuple[Tensor, LinOSSState]:
         """One element by the recurrence; `constants` already holds its rate."""
         check_element(x_t, self.d_model)
-        if constants is not None and isinstance(rate, Tensor):
-            raise InputError(
-                f"`rate` is a tensor of shape {tuple(rate.shape)} beside `constants`, but constants already hold one "
-                "rate for all rows; leave `constants` out."
-            )
+        check_rate_alone(rate, constants)
         B, M, drive_by, C = self._constants(check_rate(rate, x_t)) if constants is None else constants
         drive = _map(x_t, B).to(state.velocity.dtype).unflatten(-1, (self.d_state, 2))
         velocity, position = (

@@ -12,6 +12,7 @@ from longstate._checks import (
     InputError,
     check_element,
     check_fixed_rate,
+    check_no_rate,
     check_positive,
     check_rate,
     check_rate_alone,
@@ -129,9 +130,13 @@ class LTILayer(CausalLayer[LTIState]):
         return None
 
     def _system(self, rate: float | None) -> ops.LTISystem:
+        if not self.has_time_scale:
+            check_no_rate(rate, layer=self.layer_name)
         return self.system(check_fixed_rate(rate, layer=self.layer_name))
 
     def _varying(self, rate: Tensor) -> ops.VaryingSystem:
+        if not self.has_time_scale:
+            check_no_rate(rate, layer=self.layer_name)
         system = self.varying_system()
         if system is None:
             raise InputError(
