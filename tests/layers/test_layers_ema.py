@@ -22,6 +22,7 @@ def test_kernel_is_the_closed_form() -> None:
     assert (K - expected).abs().max() <= 1e-13
 
 
+@torch.no_grad()
 def test_scipy_filters_the_same() -> None:
     layer = EMA(2, 4, output="none").double()
     x = torch.randn(1, 60, 2, dtype=torch.float64)
