@@ -29,6 +29,7 @@ from longstate.layers import (
     LinOSS,
     LongConv,
     Mamba,
+    Mamba2,
     MixtureOfExperts,
     Residual,
     SequenceLayer,
@@ -113,6 +114,10 @@ CAUSAL_LAYERS = [
     Entry("Mamba", lambda: Mamba(D_MODEL, 3), programs=True),
     Entry("Mamba(weighted, bias)", lambda: Mamba(D_MODEL, 2, dt_rank=2, bias=True, inner_norm="weighted")),
     Entry("Mamba(fixed, d_conv=2)", lambda: Mamba(D_MODEL, 2, d_conv=2, conv_bias=False, inner_norm="fixed")),
+    Entry("Mamba2", lambda: Mamba2(D_MODEL, 3, head_dim=4), programs=True),
+    Entry("Mamba2(groups, limits)", lambda: Mamba2(D_MODEL, 3, head_dim=2, n_groups=2, dt_limit=(0.01, 0.05))),
+    Entry("Mamba2(d_ssm)", lambda: Mamba2(D_MODEL, 2, head_dim=2, d_ssm=4, D_per_channel=True, gate="norm_first")),
+    Entry("Mamba2(none)", lambda: Mamba2(D_MODEL, 2, head_dim=2, gate="none", conv_bias=False, bias=True)),
     Entry("Attention", lambda: Attention(D_MODEL, 2), programs=True),
     Entry("Attention(rotary, grouped)", lambda: Attention(D_MODEL, 4, n_kv_heads=2, head_dim=2, rotary_base=100.0)),
     Entry("Attention(window)", lambda: Attention(D_MODEL, 2, window=5, rotary_base=100.0, bias=True), programs=True),
@@ -168,6 +173,12 @@ CAUSAL_LAYERS = [
 COMBINATIONS = [
     *_all_rules(S4D, ("lin", "inv", "legs", "random", "real")),
     *_all_rules(S4, ("legs", "legt", "lagt", "fourier")),
+    _lti(S4D, init="inv2", b_init="unit_cw"),
+    _lti(S4D, init="quad", b_init="unit_ccw"),
+    _lti(S4D, init="diag", b_init="random", n_ssm=2),
+    _lti(S4D, init="real", b_init="alternating", real_random=True),
+    *[_lti(S4, init=init) for init in ("legsd", "tlagt", "glagt", "fourier_decay", "fourier2", "foud")],
+    *[_lti(S4, init=init, rule="zoh") for init in ("hippo", "diag", "all")],
 ]
 """More of the same layers, for the laws about numbers only."""
 

@@ -18,6 +18,7 @@ MAY_IMPORT = {
     "layers": {"theory", "ops", "_checks"},
     "models": {"layers", "_checks"},
     "inference": {"layers", "models", "_checks"},
+    "pretrained": {"theory", "layers", "models", "_checks"},
     "data": {"_checks"},
     "training": {"models", "data", "layers.base", "_checks"},
     "diagnostics": {"theory", "ops", "layers", "models", "_checks"},

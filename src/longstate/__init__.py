@@ -15,6 +15,7 @@ _NAMES = {
     "MixtureOfExperts": "layers",
     "Mamba": "layers",
     "BidirectionalMamba": "layers",
+    "Mamba2": "layers",
     "Backbone": "models",
     "Bidirectional": "layers",
     "BidirectionalClassifier": "models",

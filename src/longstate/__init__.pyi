@@ -31,6 +31,7 @@ from longstate.layers import Hyena as Hyena
 from longstate.layers import LinOSS as LinOSS
 from longstate.layers import LongConv as LongConv
 from longstate.layers import Mamba as Mamba
+from longstate.layers import Mamba2 as Mamba2
 from longstate.layers import MixtureOfExperts as MixtureOfExperts
 from longstate.layers import Residual as Residual
 from longstate.layers import SequenceLayer as SequenceLayer

@@ -28,6 +28,8 @@ from longstate.layers.lssl import LSSL as LSSL
 from longstate.layers.lti import LTILayer as LTILayer
 from longstate.layers.lti import LTIState as LTIState
 from longstate.layers.mamba import Mamba as Mamba
+from longstate.layers.mamba2 import Mamba2 as Mamba2
+from longstate.layers.mamba2 import Mamba2State as Mamba2State
 from longstate.layers.mimo import MIMOLayer as MIMOLayer
 from longstate.layers.mimo import MIMOState as MIMOState
 from longstate.layers.mixture_of_experts import MixtureOfExperts as MixtureOfExperts

@@ -1,4 +1,4 @@
-"""A model as a folder: `model.safetensors` and `config.json`, saved as a pair that no kill can mix.
+"""A model (or a part of one) as a folder: `model.safetensors` and `config.json`, a pair that no kill can mix.
 
 `config.json` holds the SHA-256 of its weights. A save writes the new configuration as `config.json.next`, then moves
 the new weights into place, which is the moment of change, and last moves the new configuration into place. Whoever
@@ -15,9 +15,11 @@ import torch
 
 from longstate import __version__
 from longstate._checks import InputError
+from longstate.layers import SequenceLayer
 from longstate.models import atomic, tensors
 from longstate.models.build import Model, build
-from longstate.models.serial import config_from_dict, config_to_dict
+from longstate.models.part import PartConfig, build_part
+from longstate.models.serial import config_from_dict, config_to_dict, part_from_dict
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
@@ -49,37 +51,47 @@ def save(model: Model, folder: str | Path) -> None:
             f"`model` is a {type(model).__name__}, but a model of longstate is needed; take it out of its wrapper "
             "(`.module`, `._orig_mod`, `.model`) first."
         )
-    folder = Path(folder)
-    weights = tensors.pack(model.state_dict(), {"format": "pt"})
-    entry = {
-        "longstate": __version__,
-        "model": config_to_dict(model.config),
-        "weights": tensors.digest(weights),
-    }
-    text = json.dumps(entry, indent=2, ensure_ascii=False) + "\n"
-    is_new = not folder.exists()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise atomic.refused(folder, error) from error
-    try:
-        _settle(folder)
-        atomic.write(folder / NEXT, text.encode())
-        atomic.write(folder / WEIGHTS, weights)
-    finally:
-        _settle(folder)
-        if is_new and not any(folder.iterdir()):
-            folder.rmdir()
+    _write(model, {"model": config_to_dict(model.config)}, Path(folder))
 
 
-def load(folder: str | Path) -> Model:
-    """Load a model that `save` wrote.
+def save_part(part: SequenceLayer, config: PartConfig, folder: str | Path) -> None:
+    """Save a layer or a backbone by itself, as `save` does a model.
+
+    Args:
+        part: The layer, as `build_part(config)` makes it: a layer does not know how it was made.
+        config: What it is.
+        folder: As of `save`.
+
+    Raises:
+        InputError: If `part` is not what `config` describes, or the system refuses to write.
+
+    Example:
+        >>> import tempfile
+        >>> from longstate import S4D
+        >>> from longstate.models import LayerPart, S4DConfig, load, save_part
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_part(S4D(4, d_state=8), LayerPart(d_model=4, layer=S4DConfig(d_state=8)), folder)
+        ...     type(load(folder)).__name__
+        'S4D'
+    """
+    wanted = build_part(config)
+    if type(part) is not type(wanted) or _shapes(part) != _shapes(wanted):
+        raise InputError(
+            f"`part` is not the {type(wanted).__name__} that `config` describes, but their tensors must have the same "
+            "names and shapes; give the configuration that the part was built with."
+        )
+    _write(part, {"part": config_to_dict(config)}, Path(folder))
+
+
+def load(folder: str | Path) -> Model | SequenceLayer:
+    """Load what `save` or `save_part` wrote.
 
     Args:
         folder: With `model.safetensors` and `config.json`.
 
     Returns:
-        The model on the CPU, in `eval()` mode, its parameters of the type they were saved in.
+        The model (or the layer, or the backbone) on the CPU, in `eval()` mode, its parameters of the type they were
+        saved in.
 
     Raises:
         InputError: If a file is missing, damaged, of a newer version, or does not belong to the other.
@@ -97,7 +109,7 @@ def load(folder: str | Path) -> Model:
     entry = _read_json(path)
     _check_version(entry, path)
     try:
-        model = build(config_from_dict(entry.get("model", {})))
+        model = _build(entry)
     except InputError as error:
         raise InputError(f"`{path}` cannot be used: {error}") from error
     tensors.check_fit(file.tensors, model.state_dict(), path=folder / WEIGHTS, owner=f"the model in {path.name}")
@@ -109,6 +121,51 @@ def load(folder: str | Path) -> Model:
     model.to(_dtype(file.tensors))
     model.load_state_dict(file.tensors, assign=True)
     return model.eval()
+
+
+def load_model(folder: str | Path) -> Model:
+    """Load what `save` wrote: `load` for those who need a whole model, which answers by names.
+
+    Args:
+        folder: As of `load`.
+
+    Raises:
+        InputError: As `load`, and if the folder holds a layer or a backbone.
+    """
+    model = load(folder)
+    if isinstance(model, Model):
+        return model
+    raise InputError(
+        f"`{folder}` holds a bare {type(model).__name__}, but a model with an encoder and a head is needed; "
+        "use `longstate.load(folder)` in Python for a part of one."
+    )
+
+
+def _build(entry: dict[str, Any]) -> Model | SequenceLayer:
+    """What a configuration describes."""
+    if "part" in entry:
+        return build_part(part_from_dict(entry["part"]))
+    return build(config_from_dict(entry.get("model", {})))
+
+
+def _write(model: torch.nn.Module, description: dict[str, Any], folder: Path) -> None:
+    """Write weights and configuration, in the order that the head of this file tells."""
+    weights = tensors.pack(model.state_dict(), {"format": "pt"})
+    entry = {"longstate": __version__, **description, "weights": tensors.digest(weights)}
+    text = json.dumps(entry, indent=2, ensure_ascii=False) + "\n"
+    is_new = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise atomic.refused(folder, error) from error
+    try:
+        _settle(folder)
+        atomic.write(folder / NEXT, text.encode())
+        atomic.write(folder / WEIGHTS, weights)
+    finally:
+        _settle(folder)
+        if is_new and not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def _settle(folder: Path) -> None:
@@ -164,5 +221,10 @@ def _check_version(entry: dict[str, Any], path: Path) -> None:
 
 
 def _dtype(found: dict[str, torch.Tensor]) -> torch.dtype:
-    """The type of what is not in the file (statistics of the input): that of the encoder's weights."""
-    return found["encoder.linear.weight"].dtype
+    """The type of what is not in the file (statistics of the input): that of the encoder's weights, or of any other."""
+    first = next((tensor for tensor in found.values() if tensor.is_floating_point()), torch.zeros(()))
+    return found.get("encoder.linear.weight", first).dtype
+
+
+def _shapes(module: torch.nn.Module) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in module.state_dict().items()}

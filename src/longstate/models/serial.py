@@ -8,15 +8,16 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from longstate._checks import InputError
 from longstate.models.config import ModelConfig
+from longstate.models.part import PartConfig
 
 _NAMES = {int: "an integer", float: "a number", str: "a string", bool: "true or false"}
 
 
-def config_to_dict(config: ModelConfig) -> dict[str, Any]:
+def config_to_dict(config: ModelConfig | PartConfig) -> dict[str, Any]:
     """A configuration as nested dictionaries and lists, as JSON and YAML know them.
 
     Args:
-        config: Of any model.
+        config: Of any model, or of a part of one.
 
     Returns:
         All fields, defaults included.
@@ -45,6 +46,18 @@ def config_from_dict(values: Mapping[str, Any]) -> ModelConfig:
         InputError: If a key is unknown or missing, or a value has the wrong type; the dotted path is named.
     """
     return _read(ModelConfig, values, "")
+
+
+def part_from_dict(values: Mapping[str, Any]) -> PartConfig:
+    """The configuration of a layer or a backbone, checked field by field as `config_from_dict` does.
+
+    Args:
+        values: As `config_to_dict` gives it.
+
+    Raises:
+        InputError: If a key is unknown or missing, or a value has the wrong type; the dotted path is named.
+    """
+    return _read(PartConfig, values, "")
 
 
 def _plain(value: Any) -> Any:

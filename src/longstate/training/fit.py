@@ -116,7 +116,7 @@ def fit(
 
 def _finish(model: Model, folder: RunFolder, config: TrainingConfig) -> FitResult:
     """The best weights into the model, the curves into the folder, and what came out."""
-    model.load_state_dict(models.load(folder.model).state_dict())
+    model.load_state_dict(models.load_model(folder.model).state_dict())
     model.eval()
     standing = folder.standing()
     notice = draw_curves(folder.log, folder.curves) if is_main_process() else None

@@ -1,0 +1,174 @@
+"""From somebody's checkpoint to a layer or a model of longstate: who knows the format reads it."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from longstate import models
+from longstate._checks import InputError
+from longstate.layers import SequenceLayer
+from longstate.models import BackbonePart, LayerPart, ModelConfig, PartConfig
+from longstate.pretrained.checkpoint import Checkpoint, Left, Used, some
+from longstate.pretrained.facts import Facts
+from longstate.pretrained.files import open_checkpoint
+from longstate.pretrained.s4_model import read_model, root_of
+from longstate.pretrained.s4_official import layers_in, read_layer
+
+
+class Converted(NamedTuple):
+    """A checkpoint as longstate has it, and where everything in it went.
+
+    Args:
+        model: The layer or model, in `eval()` mode, of the type the checkpoint has.
+        config: What it is.
+        source: What was recognised.
+        used: Every tensor that was taken, and its name here.
+        left: Every tensor that was knowingly not needed.
+        assumed: What the file does not say, and how it was taken.
+    """
+
+    model: models.Model | SequenceLayer
+    config: ModelConfig | PartConfig
+    source: str
+    used: tuple[Used, ...]
+    left: tuple[Left, ...]
+    assumed: tuple[str, ...]
+
+
+class Read(NamedTuple):
+    """What a reader makes of a checkpoint; `convert` adds the account of its tensors."""
+
+    model: models.Model | SequenceLayer
+    config: ModelConfig | PartConfig
+    title: str
+    assumed: tuple[str, ...] = ()
+
+
+class Source(NamedTuple):
+    """A family of checkpoints: its name, how it is recognised by names and shapes, and who reads it."""
+
+    name: str
+    recognises: Callable[[Checkpoint], bool]
+    read: Callable[[Checkpoint, Facts], Read]
+
+
+def _is_model(checkpoint: Checkpoint) -> bool:
+    return root_of(checkpoint) is not None
+
+
+def _model(checkpoint: Checkpoint, facts: Facts) -> Read:
+    found = read_model(checkpoint, root_of(checkpoint) or "", facts)
+    config = found.config
+    model = models.build_part(config) if isinstance(config, BackbonePart) else models.build(config)
+    model.load_state_dict(found.tensors, assign=True)
+    return Read(model.eval(), config, found.title, found.assumed)
+
+
+def _is_layer(checkpoint: Checkpoint) -> bool:
+    return bool(layers_in(checkpoint))
+
+
+def _layer(checkpoint: Checkpoint, facts: Facts) -> Read:
+    places = layers_in(checkpoint)
+    if len(places) > 1:
+        raise InputError(
+            f"`{checkpoint.path}` holds {len(places)} layers ({some(places, 3)}) in no model that longstate knows, but "
+            f"one is needed; take it with `layer=` (--layer), such as {places[0]}"
+        )
+    if facts.task or facts.names or facts.pooling:
+        raise InputError(
+            f"a task, names or a pooling were given, but `{checkpoint.path}` holds a layer, which has none; "
+            "leave them out."
+        )
+    found = read_layer(checkpoint, places[0], facts)
+    return Read(found.build(), found.config, found.title, found.assumed)
+
+
+SOURCES: tuple[Source, ...] = (
+    Source("state-spaces/s4, a SequenceModel", _is_model, _model),
+    Source("state-spaces/s4, a layer", _is_layer, _layer),
+)
+"""Asked in this order; the first that recognises a checkpoint reads it."""
+
+
+def convert(path: str | Path, *, layer: str | None = None, facts: Facts | None = None) -> Converted:
+    """Read a published checkpoint, with an account of every tensor in it.
+
+    Args:
+        path: A .safetensors, .pt, .pth, .ckpt or .bin file, an index of shards, or a folder with one of these.
+        layer: Take only the tensors whose names begin so: one layer of a model that cannot be converted whole.
+        facts: What the file does not say.
+
+    Returns:
+        The layer or model, and where every tensor went.
+
+    Raises:
+        InputError: If the file cannot be read, is of no known architecture, lacks a tensor, has one too many or of
+            another shape, or contradicts itself. A pickle that holds more than tensors is not opened.
+
+    Example:
+        >>> import tempfile
+        >>> import torch
+        >>> from longstate.pretrained import convert
+        >>> state_dict = {
+        ...     "D": torch.ones(4),
+        ...     "kernel.log_dt": torch.full((4,), -3.0),
+        ...     "kernel.log_A_real": torch.zeros(4, 8),
+        ...     "kernel.A_imag": torch.arange(8.0).repeat(4, 1),
+        ...     "kernel.C": torch.randn(4, 8, 2),
+        ... }
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     torch.save(state_dict, f"{folder}/s4d.pt")
+        ...     converted = convert(f"{folder}/s4d.pt")
+        >>> converted.source, type(converted.model).__name__, converted.used[0].ours
+        ('state-spaces/s4, a layer: S4D, the minimal file', 'S4D', 'log_dt')
+    """
+    checkpoint = open_checkpoint(path)
+    if layer is not None:
+        checkpoint = checkpoint.within(layer if layer.endswith(".") or not layer else f"{layer}.")
+    source = next((source for source in SOURCES if source.recognises(checkpoint)), None)
+    if source is None:
+        known = "; ".join(source.name for source in SOURCES)
+        raise InputError(
+            f"`{checkpoint.path}` holds {some(checkpoint.names, 3)}, which is no checkpoint that longstate knows "
+            f"({known}); check the file, or take one layer of it with `layer=` (--layer)."
+        )
+    read = source.read(checkpoint, Facts() if facts is None else facts)
+    checkpoint.check_all_used(f"{source.name}: {read.title}")
+    return Converted(
+        read.model, read.config, f"{source.name}: {read.title}", checkpoint.used, checkpoint.left, read.assumed
+    )
+
+
+def load(path: str | Path, *, layer: str | None = None, facts: Facts | None = None) -> models.Model | SequenceLayer:
+    """The layer or model in a published checkpoint, in `eval()` mode: `convert` without its account.
+
+    Args:
+        path: As of `convert`.
+        layer: As of `convert`.
+        facts: As of `convert`.
+
+    Returns:
+        An `S4`, `S4D`, `layers.TwoSided`, `Backbone` or a model.
+
+    Raises:
+        InputError: As `convert`.
+    """
+    return convert(path, layer=layer, facts=facts).model
+
+
+def save(converted: Converted, folder: str | Path) -> None:
+    """Save what was converted, so that `longstate.load(folder)` has it.
+
+    Args:
+        converted: From `convert`.
+        folder: As of `models.save`.
+
+    Raises:
+        InputError: If the system refuses to write.
+    """
+    config = converted.config
+    if isinstance(config, LayerPart | BackbonePart):
+        models.save_part(converted.model, config, folder)
+    elif isinstance(converted.model, models.Model):
+        models.save(converted.model, folder)
