@@ -92,7 +92,8 @@ def test_every_error_is_listed_at_once_where_it_stands() -> None:
         "c.yaml: model.backbone.d_model: an integer is needed (got 'wide')",
         "c.yaml: model.backbone.n_layers: one layer at least is needed (got 0)",
         "c.yaml: model.backbone.dropout: a share from 0 to below 1 is needed (got 1.0)",
-        "c.yaml: model.backbone.layer.init: one of legs, legt, lagt, fourier or fout is needed (got 'lin')",
+        "c.yaml: model.backbone.layer.init: one of legs, legsd, legt, lagt, tlagt, glagt, fourier, fout, fourier_decay, "
+        "fourier2, fourier_diag, foud, hippo, diag or all is needed (got 'lin')",
         "c.yaml: model.backbone.layer.d_stat: unknown key; did you mean d_state? (got 8)",
         "c.yaml: model.backbone.layer.d_state: `d_state` is 7, but an even size is needed, since modes come in "
         "conjugate pairs; use 8.",
@@ -112,7 +113,7 @@ def test_every_error_is_listed_at_once_where_it_stands() -> None:
         ({"data": 5}, "c.yaml: data: a section of `name: value` lines is needed (got 5)"),
         ({"model": {"backbone": {"layer": 5}}}, "model.backbone.layer: a section of `name: value` lines is needed"),
         ({"model": {"backbone": {"layer": {"kind": "s6"}}}}, "mixture_of_experts is needed (got 's6')"),
-        ({"model": {"backbone": {"layer": {"init": "legt"}}}}, "layer.init: one of lin, inv, legs, random or real is"),
+        ({"model": {"backbone": {"layer": {"init": "legt"}}}}, "layer.init: one of lin, inv, inv2, quad, legs, "),
         ({"model": {"backbone": {"layer": {"dt_min": 0.2}}}}, "layer.dt_min: `dt_min` is 0.2 and `dt_max` 0.1"),
         ({"model": {"backbone": {"layer": {"n_ssm": 7}}}}, "layer.n_ssm: `n_ssm` is 7, but a divisor of d_model=64"),
         (

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from longstate import InputError
+from longstate import InputError, theory
 from longstate.layers import S4, S4D, SLOW, Bidirectional
 from longstate.ops import lti_kernel
 
@@ -69,6 +69,41 @@ def test_rules_of_the_optimiser_survive_a_copy(layer) -> None:
     assert {name for name, rule in twin.optimizer_rules.items() if rule is SLOW} == own - {"C", "D"}
 
 
+@pytest.mark.parametrize("init", ["lin", "inv", "inv2", "quad", "legs", "real", "diag"])
+def test_s4d_starts_where_theory_says(init: str) -> None:
+    layer = S4D(4, 8, init=init, n_ssm=2)
+    A, B = theory.diagonal_heads(init, 2, 8)
+    torch.testing.assert_close(-layer.A_real.exp(), A.real.float())
+    if init != "real":
+        assert torch.equal(layer.A_imag, A.imag.float())
+    assert torch.equal(layer.B, torch.view_as_real(B).float() if B.is_complex() else B.float())
+
+
+def test_s4d_options_of_the_start() -> None:
+    layer = S4D(4, 8, b_init="alternating", real_random=True)
+    assert torch.equal(layer.B[..., 0], torch.tensor([1.0, -1.0, 1.0, -1.0]).expand(4, 4))
+    assert len(layer.A_real.unique()) == 16
+    assert layer.A_real.max() <= 0
+
+
+@pytest.mark.parametrize("init", theory.DPLR_INITS)
+def test_s4_starts_where_theory_says(init: str) -> None:
+    layer = S4(4, 8, init=init)
+    A, P, B = theory.dplr_heads(init, 4, 8)
+    torch.testing.assert_close(-layer.A_real.exp(), A.real.clamp(max=-1e-4).float())
+    assert torch.equal(layer.A_imag, A.imag.float())
+    assert torch.equal(layer.P, torch.view_as_real(P).float())
+    assert torch.equal(layer.B, torch.view_as_real(B).float())
+
+
+def test_the_diagonal_members_of_a_mixture_stay_diagonal() -> None:
+    layer = S4(4, 8, init="all").double()
+    layer(torch.randn(1, 9, 4, dtype=torch.float64)).square().sum().backward()
+    assert layer.P.grad is not None
+    assert (layer.P.grad[:, :2].abs().amax((0, 2, 3)) > 0).all()
+    assert torch.equal(layer.P.grad[:, 2:], torch.zeros(1, 2, 4, 2, dtype=torch.float64))
+
+
 def test_strict_bidirectional_counts_the_present_once() -> None:
     x = torch.randn(1, 20, 4, dtype=torch.float64)
     forward, backward = (S4D(4, 8, output="none").double() for _ in range(2))
@@ -84,7 +119,10 @@ def test_strict_bidirectional_counts_the_present_once() -> None:
     [
         (lambda: S4D(0), "`d_model` is 0, but a positive integer is needed"),
         (lambda: S4D(4, 7), "`d_state` is 7, but"),
-        (lambda: S4(4, init="hippo"), "`measure` is 'hippo', but one of legs"),
+        (lambda: S4(4, init="lmu"), "`init` is 'lmu', but one of legs"),
+        (lambda: S4(4, init="all", n_ssm=2), "init 'all' shares the heads among legs, .* but 2 is no multiple of 4"),
+        (lambda: S4D(3, init="diag"), "init 'diag' shares the heads among inv, lin, but 3 is no multiple of 2; use 4"),
+        (lambda: S4D(4, init="real", b_init="unit_cw"), "`b_init` is 'unit_cw' with a real system"),
         (lambda: S4D(4, init="hippo"), "`init` is 'hippo', but one of lin"),
         (lambda: S4D(4, rule="exact"), "`rule` is 'exact', but one of zoh"),
         (lambda: S4D(4, n_ssm=3), "`n_ssm` is 3, but a divisor of d_model=4 is needed"),
@@ -95,7 +133,10 @@ def test_strict_bidirectional_counts_the_present_once() -> None:
         (lambda: S4D(4)(torch.zeros(2, 4, 9)), r"`x` has shape \(2, 4, 9\), but \(batch, length, 4\) is needed"),
         (lambda: S4D(4)(torch.zeros(2, 9, 4, dtype=torch.int64)), "is torch.int64, but a floating type is needed"),
         (lambda: S4D(4)(torch.zeros(2, 9, 4), rate=0.0), "`rate` is 0.0, but a positive number is needed"),
-        (lambda: S4(4)(torch.zeros(2, 9, 4), rate=torch.ones(2, 9)), "S4 is time invariant .* or take S4D, whose steps"),
+        (
+            lambda: S4(4)(torch.zeros(2, 9, 4), rate=torch.ones(2, 9)),
+            "S4 is time invariant .* or take S4D, whose steps",
+        ),
         (lambda: S4D(4).step(torch.zeros(2, 1, 4), S4D(4).initial_state(2)), "without a time axis"),
     ],
 )

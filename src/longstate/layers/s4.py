@@ -26,7 +26,9 @@ class S4(LTILayer):
     Args:
         d_model: Number of features.
         d_state: Real state size N of each feature; even.
-        init: HiPPO measure at the start: "legs", "legt", "lagt" or "fourier".
+        init: HiPPO measure at the start, one of `theory.NPLR_MEASURES`: "legs", "legt", "lagt", "fourier", ...; or a
+            mixture that features share evenly: "hippo" (legs, fourier), "diag" (S4D's inv, lin), "all" (these four).
+            P has one row, two for legt, and none where the start is diagonal (legsd, fourier_diag, diag).
         rule: Discretisation: "bilinear" (as published), "zoh", "euler", "backward_euler" or "dirac".
         channels: Outputs of each system; the output stage mixes them.
         n_ssm: Number of different (A, P, B); a divisor of `d_model`. All free if None, all tied if 1.
@@ -78,15 +80,15 @@ class S4(LTILayer):
         super().__init__(d_model, d_state, channels, output, dropout, layer="S4")
         check_choice(rule, theory.RULES, name="rule")
         self.rule = rule
-        form = theory.nplr(init, d_state, b_clip=b_clip)
         tied = check_tied(n_ssm, d_model)
+        A, P, B = theory.dplr_heads(init, tied, d_state, b_clip=b_clip)
         # LegT and Fourier start at Re A = 0, which no exponential reaches.
-        decay = (-form.A.real).clamp(min=_SMALLEST_DECAY)
+        decay = (-A.real).clamp(min=_SMALLEST_DECAY)
         self.log_dt = nn.Parameter(log_uniform(d_model, dt_min, dt_max))
-        self.A_real = nn.Parameter(as_parameter(decay.log()).repeat(tied, 1))
-        self.A_imag = nn.Parameter(as_parameter(form.A.imag).repeat(tied, 1))
-        self.P = nn.Parameter(as_parameter(torch.view_as_real(form.P)).unsqueeze(1).repeat(1, tied, 1, 1))
-        self.B = nn.Parameter(as_parameter(torch.view_as_real(form.B)).repeat(tied, 1, 1))
+        self.A_real = nn.Parameter(as_parameter(decay.log()))
+        self.A_imag = nn.Parameter(as_parameter(A.imag))
+        self.P = nn.Parameter(as_parameter(torch.view_as_real(P)))
+        self.B = nn.Parameter(as_parameter(torch.view_as_real(B)))
         self.C = nn.Parameter(complex_normal(channels, d_model, d_state // 2))
         self.D = nn.Parameter(torch.randn(channels, d_model))
 

@@ -22,7 +22,11 @@ class S4D(LTILayer):
     Args:
         d_model: Number of features.
         d_state: Real state size N of each feature; even, unless `init` is "real".
-        init: Modes at the start: "lin", "inv", "legs", "random", or "real" (no imaginary part).
+        init: Modes at the start: "lin", "inv", "inv2", "quad", "legs", "random", "real" (no imaginary part), or "diag"
+            (inv for half of the features, lin for the others).
+        b_init: Input vector at the start, a name of `theory.diagonal_input`; None takes that of HiPPO-LegS, halved,
+            for init "legs" and ones for the others.
+        real_random: Draw the real parts of the modes.
         rule: Discretisation: "zoh", "bilinear", "euler", "backward_euler" or "dirac".
         channels: Outputs of each system; the output stage mixes them.
         n_ssm: Number of different (A, B); a divisor of `d_model`. All free if None, all tied if 1.
@@ -61,6 +65,8 @@ class S4D(LTILayer):
         d_state: int = 64,
         *,
         init: str = "lin",
+        b_init: str | None = None,
+        real_random: bool = False,
         rule: str = "zoh",
         channels: int = 1,
         n_ssm: int | None = None,
@@ -72,14 +78,14 @@ class S4D(LTILayer):
         super().__init__(d_model, d_state, channels, output, dropout, layer="S4D")
         check_choice(rule, theory.RULES, name="rule")
         self.rule = rule
-        A = theory.diagonal(init, d_state)
-        self.is_real = not A.is_complex()
         tied = check_tied(n_ssm, d_model)
+        A, B = theory.diagonal_heads(init, tied, d_state, b_init=b_init, real_random=real_random)
+        self.is_real = not A.is_complex()
         self.log_dt = nn.Parameter(log_uniform(d_model, dt_min, dt_max))
-        self.A_real = nn.Parameter(as_parameter((-A.real).log().repeat(tied, 1)))
-        self.A_imag = None if self.is_real else nn.Parameter(as_parameter(A.imag.repeat(tied, 1)))
-        self.B = nn.Parameter(as_parameter(_input(init, A)).repeat(tied, *[1] * (1 if self.is_real else 2)))
-        modes = len(A)
+        self.A_real = nn.Parameter(as_parameter((-A.real).log()))
+        self.A_imag = None if self.is_real else nn.Parameter(as_parameter(A.imag))
+        self.B = nn.Parameter(as_parameter(B if self.is_real else torch.view_as_real(B)))
+        modes = A.shape[-1]
         self.C = nn.Parameter(
             torch.randn(channels, d_model, modes) if self.is_real else complex_normal(channels, d_model, modes)
         )
@@ -120,12 +126,3 @@ class S4D(LTILayer):
 
     def _state_shape(self) -> tuple[int, ...]:
         return (self.d_model, self.d_state) if self.is_real else (self.d_model, self.d_state // 2, 2)
-
-
-def _input(init: str, A: Tensor) -> Tensor:
-    """B at the start: the half of HiPPO-LegS' own that makes its diagonal part act like it, else ones."""
-    if init == "legs":
-        return torch.view_as_real(0.5 * theory.nplr("legs", 2 * len(A)).B.conj_physical())
-    if not A.is_complex():
-        return torch.ones(len(A))
-    return torch.tensor([1.0, 0.0]).repeat(len(A), 1)

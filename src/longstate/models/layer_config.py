@@ -11,6 +11,24 @@ from typing import ClassVar, Literal, TypeAlias
 
 _FORBID_EXTRA = {"extra": "forbid"}
 
+DiagonalInit: TypeAlias = Literal["lin", "inv", "inv2", "quad", "legs", "random", "real", "diag"]
+DPLRInit: TypeAlias = Literal[
+    "legs",
+    "legsd",
+    "legt",
+    "lagt",
+    "tlagt",
+    "glagt",
+    "fourier",
+    "fout",
+    "fourier_decay",
+    "fourier2",
+    "fourier_diag",
+    "foud",
+    "hippo",
+    "diag",
+    "all",
+]
 Rule: TypeAlias = Literal["zoh", "bilinear", "euler", "backward_euler", "dirac"]
 Output: TypeAlias = Literal["glu", "linear", "none", "full_glu", "half_glu1", "half_glu2", "gelu"]
 
@@ -29,7 +47,9 @@ class S4DConfig:
 
     kind: Literal["s4d"] = "s4d"
     d_state: int = 64
-    init: Literal["lin", "inv", "legs", "random", "real"] = "lin"
+    init: DiagonalInit = "lin"
+    b_init: Literal["constant", "random", "alternating", "unit_cw", "unit_ccw", "legs"] | None = None
+    real_random: bool = False
     rule: Rule = "zoh"
     channels: int = 1
     n_ssm: int | None = None
@@ -53,7 +73,7 @@ class S4Config:
 
     kind: Literal["s4"] = "s4"
     d_state: int = 64
-    init: Literal["legs", "legt", "lagt", "fourier", "fout"] = "legs"
+    init: DPLRInit = "legs"
     rule: Rule = "bilinear"
     channels: int = 1
     n_ssm: int | None = None
@@ -379,6 +399,36 @@ class MambaConfig:
     norm_eps: float = 1e-6
 
 
+@dataclass(frozen=True, kw_only=True)
+class Mamba2Config:
+    """The arguments of `layers.Mamba2`, but for its width.
+
+    Example:
+        >>> from longstate.models import Mamba2Config
+        >>> Mamba2Config(head_dim=32).d_state
+        128
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = _FORBID_EXTRA
+
+    kind: Literal["mamba2"] = "mamba2"
+    d_state: int = 128
+    d_conv: int = 4
+    expand: int = 2
+    head_dim: int = 64
+    n_groups: int = 1
+    d_ssm: int | None = None
+    dt_min: float = 1e-3
+    dt_max: float = 1e-1
+    dt_limit: tuple[float, float] = (0.0, math.inf)
+    A_range: tuple[float, float] = (1.0, 16.0)
+    D_per_channel: bool = False
+    gate: Literal["gate_first", "norm_first", "none"] = "gate_first"
+    norm_eps: float = 1e-5
+    conv_bias: bool = True
+    bias: bool = False
+
+
 # S4D stands first: a reader of unions from left to right takes it where `kind` is left out.
 LayerConfig: TypeAlias = (
     S4DConfig
@@ -395,6 +445,7 @@ LayerConfig: TypeAlias = (
     | EMAConfig
     | AttentionConfig
     | MambaConfig
+    | Mamba2Config
     | FeedForwardConfig
     | MixtureOfExpertsConfig
 )

@@ -18,6 +18,8 @@ from longstate.theory.hippo import hippo as hippo
 from longstate.theory.measures import MEASURE_FACTS as MEASURE_FACTS
 from longstate.theory.measures import MEASURES as MEASURES
 from longstate.theory.measures import Measure as Measure
+from longstate.theory.mixtures import DIAGONAL_INITS as DIAGONAL_INITS
+from longstate.theory.mixtures import DPLR_INITS as DPLR_INITS
 from longstate.theory.mixtures import MIXTURES as MIXTURES
 from longstate.theory.mixtures import DiagonalHeads as DiagonalHeads
 from longstate.theory.mixtures import DPLRHeads as DPLRHeads
