@@ -92,8 +92,8 @@ def test_every_error_is_listed_at_once_where_it_stands() -> None:
         "c.yaml: model.backbone.d_model: an integer is needed (got 'wide')",
         "c.yaml: model.backbone.n_layers: one layer at least is needed (got 0)",
         "c.yaml: model.backbone.dropout: a share from 0 to below 1 is needed (got 1.0)",
-        "c.yaml: model.backbone.layer.init: one of legs, legsd, legt, lagt, tlagt, glagt, fourier, fout, fourier_decay, "
-        "fourier2, fourier_diag, foud, hippo, diag or all is needed (got 'lin')",
+        "c.yaml: model.backbone.layer.init: one of legs, legsd, legt, lagt, tlagt, glagt, fourier, fout, "
+        "fourier_decay, fourier2, fourier_diag, foud, hippo, diag or all is needed (got 'lin')",
         "c.yaml: model.backbone.layer.d_stat: unknown key; did you mean d_state? (got 8)",
         "c.yaml: model.backbone.layer.d_state: `d_state` is 7, but an even size is needed, since modes come in "
         "conjugate pairs; use 8.",
