@@ -115,7 +115,7 @@ CAUSAL_LAYERS = [
     Entry("Mamba(weighted, bias)", lambda: Mamba(D_MODEL, 2, dt_rank=2, bias=True, inner_norm="weighted")),
     Entry("Mamba(fixed, d_conv=2)", lambda: Mamba(D_MODEL, 2, d_conv=2, conv_bias=False, inner_norm="fixed")),
     Entry("Mamba2", lambda: Mamba2(D_MODEL, 3, head_dim=4), programs=True),
-    Entry("Mamba2(groups, limits)", lambda: Mamba2(D_MODEL, 3, head_dim=2, n_groups=2, dt_limit=(0.01, 0.05))),
+    Entry("Mamba2(groups, limits)", lambda: Mamba2(D_MODEL, 3, head_dim=2, n_groups=2, dt_floor=0.01, dt_ceiling=0.05)),
     Entry("Mamba2(d_ssm)", lambda: Mamba2(D_MODEL, 2, head_dim=2, d_ssm=4, D_per_channel=True, gate="norm_first")),
     Entry("Mamba2(none)", lambda: Mamba2(D_MODEL, 2, head_dim=2, gate="none", conv_bias=False, bias=True)),
     Entry("Attention", lambda: Attention(D_MODEL, 2), programs=True),

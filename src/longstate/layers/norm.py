@@ -44,6 +44,37 @@ class RMSNorm(nn.Module):
         return (y if self.weight is None else y * self.weight).to(x.dtype)
 
 
+class GatedRMSNorm(nn.Module):
+    """The norm of Mamba-2: to unit mean square over every group of channels, beside a gate.
+
+        gate_first    norm(y * silu(z)) w        norm_first    norm(y) w * silu(z)        none    y * silu(z)
+
+    Args:
+        d_inner: Channels.
+        groups: Groups with a mean square of their own.
+        kind: "gate_first", "norm_first" or "none".
+        eps: What is added to a mean square.
+    """
+
+    def __init__(self, d_inner: int, groups: int = 1, *, kind: str = "gate_first", eps: float = 1e-5) -> None:
+        super().__init__()
+        self.groups = groups
+        self.kind = kind
+        self.eps = eps
+        self.weight = None if kind == "none" else nn.Parameter(torch.ones(d_inner))
+
+    def forward(self, y: Tensor, z: Tensor) -> Tensor:
+        """Normalise y (..., d_inner) and gate it by z."""
+        gate, wide = F.silu(z), y.to(torch.promote_types(y.dtype, torch.float32))
+        if self.weight is None:
+            return y * gate
+        if self.kind == "gate_first":
+            wide = wide * gate
+        grouped = wide.unflatten(-1, (self.groups, -1))
+        normal = (grouped * torch.rsqrt(grouped.square().mean(-1, keepdim=True) + self.eps)).flatten(-2) * self.weight
+        return (normal if self.kind == "gate_first" else normal * gate).to(y.dtype)
+
+
 class BatchNorm(nn.Module):
     """Each feature to zero mean and unit variance over the valid steps of a batch, then scale and shift.
 

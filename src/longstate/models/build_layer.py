@@ -24,6 +24,7 @@ from longstate.layers import (
     LinOSS,
     LongConv,
     Mamba,
+    Mamba2,
     MixtureOfExperts,
     SequenceLayer,
 )
@@ -40,6 +41,7 @@ from longstate.models.layer_config import (
     LongConvConfig,
     LRUConfig,
     LSSLConfig,
+    Mamba2Config,
     MambaConfig,
     MixtureOfExpertsConfig,
     S4Config,
@@ -62,6 +64,7 @@ CAUSAL: dict[type[LayerConfig], type[CausalLayer[Any]]] = {
     EMAConfig: EMA,
     AttentionConfig: Attention,
     MambaConfig: Mamba,
+    Mamba2Config: Mamba2,
     FeedForwardConfig: FeedForward,
     MixtureOfExpertsConfig: MixtureOfExperts,
 }

@@ -420,8 +420,10 @@ class Mamba2Config:
     d_ssm: int | None = None
     dt_min: float = 1e-3
     dt_max: float = 1e-1
-    dt_limit: tuple[float, float] = (0.0, math.inf)
-    A_range: tuple[float, float] = (1.0, 16.0)
+    dt_floor: float = 0.0
+    dt_ceiling: float | None = None
+    A_min: float = 1.0
+    A_max: float = 16.0
     D_per_channel: bool = False
     gate: Literal["gate_first", "norm_first", "none"] = "gate_first"
     norm_eps: float = 1e-5
