@@ -142,6 +142,24 @@ def test_rate_keeps_the_sum_of_a_softmax_kernel(sign: int) -> None:
     assert (fine.sum(-1) - coarse.sum(-1)).abs().max() <= 1e-10 * fine.abs().sum(-1).max()
 
 
+@pytest.mark.parametrize("form", ["exp", "softmax"])
+def test_intervals_are_steps_of_the_held_input(form: str) -> None:
+    layer = build(form, output="none")
+    with_modes(layer, torch.linspace(-1.0, 0.5, 5), torch.linspace(50.0, 200.0, 5))
+    A, dt, W = modes_of(layer)
+    u, rate = np.random.randn(30, 3), np.random.rand(30)
+    y = np.zeros((30, 3))
+    for h in range(3):
+        gain = 1 / A if form == "exp" else 1 / (A * (np.exp(L_MAX * dt[h] * A) - 1))
+        x = np.zeros(5, dtype=complex)
+        for t in range(30):
+            A_bar = np.exp(rate[t] * dt[h] * A)
+            x = A_bar * x + (A_bar - 1) * gain * u[t, h]
+            y[t, h] = (W[h] * x).sum().real + layer.D.detach().numpy()[0, h] * u[t, h]
+    ours = layer(torch.from_numpy(u)[None], rate=torch.from_numpy(rate)[None])[0].detach().numpy()
+    assert np.abs(ours - y).max() <= 1e-8 * np.abs(y).max()
+
+
 def test_exp_is_s4d_with_both_of_each_pair() -> None:
     dss = DSS(4, 6, init="lin", output="none", n_ssm=None).double()
     s4d = S4D(4, 12, init="lin", output="none").double()

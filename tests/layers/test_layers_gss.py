@@ -53,6 +53,10 @@ def test_its_narrow_part_is_dss_with_a_step_of_one() -> None:
     for rate in (1.0, 0.5):
         ours, expected = (lti_kernel(layer.system(rate), 60, dtype=torch.float64) for layer in (narrow, dss))
         assert (ours - expected).abs().max() <= 1e-13 * expected.abs().max()
+    x, intervals = torch.randn(1, 20, 3, dtype=torch.float64), torch.rand(1, 20, dtype=torch.float64)
+    dss.D.data.copy_(narrow.D)
+    dss.output = torch.nn.Identity()
+    assert (narrow(x, rate=intervals) - dss(x, rate=intervals)).abs().max() <= 1e-13 * narrow(x).abs().max()
 
 
 def test_published_widths() -> None:

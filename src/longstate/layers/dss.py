@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from longstate import ops, theory
 from longstate._checks import InputError, check_choice, check_positive
-from longstate.layers.base import SLOW, OptimizerRule
+from longstate.layers.base import SLOW, OptimizerRule, recurrent_dtype
 from longstate.layers.lti import LTILayer, as_parameter, check_tied, log_uniform, untie
 
 FORMS = ("exp", "softmax")
@@ -35,7 +35,7 @@ class DSS(LTILayer):
     mode that recalls the far end of l_max elements better than the present. Such a mode grows by at most e^32 in l_max
     elements, in every view alike, **and goes on growing after them**: start afresh (`starts`, a new state) within
     l_max elements, or take exp for streams without end. `rate` multiplies dt in both forms; softmax then spans
-    l_max / rate elements, so that the sum of a kernel stays.
+    l_max / rate elements (intervals that add up to l_max), so that the sum of a kernel stays.
 
     Args:
         d_model: Number of features.
@@ -108,17 +108,39 @@ class DSS(LTILayer):
 
     def system(self, rate: float = 1.0) -> ops.LTISystem:
         """The discrete diagonal system, in float64; C without a factor."""
+        z, gain, C = self._continuous()
+        return ops.LTISystem(torch.exp(rate * z), torch.expm1(rate * z) * gain, C, self.D.double())
+
+    def varying_system(self) -> ops.VaryingSystem:
+        """The diagonal system as a function of the intervals, in the type of the state."""
+        z, gain, C = self._continuous()
+        return held_input(z, gain, C, self.D)
+
+    def _continuous(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Exponents dt A and the factors of e^z - 1 in B, both (d_model, N), and C, in complex128."""
         dt = self.log_dt.double().exp().reshape(self.d_model, -1)
         real = untie(self.A_real.double(), self.d_model)
         real = -real.exp() if self.l_max is None else torch.minimum(real, _MOST_GROWTH / (self.l_max * dt[:, :1]))
         imag = untie(self.A_imag.double(), self.d_model)
         A, z = torch.complex(real, imag), torch.complex(dt[:, :1] * real, dt[:, -1:] * imag)
         gain = A.reciprocal() if self.l_max is None else _softmax_gain(A, z, self.l_max)
-        C = torch.view_as_complex(self.C.double())
-        return ops.LTISystem(torch.exp(rate * z), torch.expm1(rate * z) * gain, C, self.D.double())
+        return z, gain, torch.view_as_complex(self.C.double())
 
     def _state_shape(self) -> tuple[int, ...]:
         return (self.d_model, self.d_state, 2)
+
+
+def held_input(z: Tensor, gain: Tensor, C: Tensor, D: Tensor) -> ops.VaryingSystem:
+    """The system A = e^{rate z}, B = (e^{rate z} - 1) gain as a function of the intervals, in the type of the state."""
+    real = recurrent_dtype(D.dtype)
+    dtype = torch.promote_types(torch.complex32, real)
+    z, gain = z.to(dtype), gain.to(dtype)
+
+    def discretize(rate: Tensor) -> tuple[Tensor, Tensor]:
+        A_bar, growth = theory.exponential(rate.to(real)[..., None, None] * z)
+        return A_bar, growth * gain
+
+    return ops.VaryingSystem(discretize, C.to(dtype), D.to(real))
 
 
 def _check_l_max(l_max: int | None, form: str) -> int | None:

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from longstate import ops
 from longstate._checks import InputError, check_element, check_lengths, check_positive, check_sequence, zero_padding
 from longstate.layers.base import SLOW, CausalLayer, OptimizerRule
+from longstate.layers.dss import held_input
 from longstate.layers.lti import LTILayer, LTIState
 
 
@@ -43,9 +44,18 @@ class UnitStepDSS(LTILayer):
 
     def system(self, rate: float = 1.0) -> ops.LTISystem:
         """The discrete diagonal system, in float64."""
-        A = torch.complex(-self.A_real.double().exp(), self.A_imag.double().exp()).expand(self.d_model, -1)
-        C = torch.view_as_complex(self.C.double())
+        A, C = self._continuous()
         return ops.LTISystem(torch.exp(rate * A), torch.expm1(rate * A) / A, C, self.D.double())
+
+    def varying_system(self) -> ops.VaryingSystem:
+        """The diagonal system as a function of the intervals, in the type of the state."""
+        A, C = self._continuous()
+        return held_input(A, A.reciprocal(), C, self.D)
+
+    def _continuous(self) -> tuple[Tensor, Tensor]:
+        """A (d_model, N) and C, in complex128."""
+        A = torch.complex(-self.A_real.double().exp(), self.A_imag.double().exp())
+        return A.expand(self.d_model, -1), torch.view_as_complex(self.C.double())
 
     def _state_shape(self) -> tuple[int, ...]:
         return (self.d_model, self.d_state, 2)
