@@ -141,6 +141,47 @@ def stream(
 
 
 @app.command()
+def convert(
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(
+            metavar="CHECKPOINT", help="A file of safetensors or torch.save, or a folder.", show_default=False
+        ),
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.", show_default=False)],
+    layer: Annotated[
+        str | None,
+        typer.Option(metavar="PREFIX", help="Take one layer: what its names begin with.", show_default=False),
+    ] = None,
+    rule: Annotated[
+        str | None, typer.Option(help="Discretisation of S4D: zoh, bilinear, ...", show_default=False)
+    ] = None,
+    dt_transform: Annotated[
+        str | None, typer.Option(help="How the stored step becomes dt: exp or softplus.", show_default=False)
+    ] = None,
+    length: Annotated[
+        int | None, typer.Option(min=1, help="The l_max of its training, where the file lacks it.", show_default=False)
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option(help="Of a whole model: classifier, tagger or regressor.", show_default=False)
+    ] = None,
+    names: Annotated[
+        str | None, typer.Option(metavar="A,B,...", help="Of its classes or targets.", show_default=False)
+    ] = None,
+    pooling: Annotated[
+        str | None, typer.Option(help="What of the steps decides: mean or last.", show_default=False)
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a model that is in OUT.")] = False,
+    json: Json = False,
+) -> None:
+    """A published checkpoint (state-spaces/s4) as a folder that longstate reads, every tensor accounted for."""
+    from longstate.cli.convert import Asked, run_convert
+
+    asked = Asked(layer, rule, dt_transform, length, task, names, pooling)
+    run_convert(checkpoint, out, asked, force=force, as_json=json)
+
+
+@app.command()
 def info(
     model: Annotated[
         Path | None, typer.Argument(metavar="[MODEL]", help="Folder of a trained model.", show_default=False)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from longstate.cli.console import print_facts, print_json, print_table
 
 if TYPE_CHECKING:
-    from longstate.models import Model
+    from longstate.layers import SequenceLayer
+    from longstate.models import BackboneConfig, Model
 
 
 def run_info(folder: Path | None, *, as_json: bool) -> None:
@@ -73,30 +74,60 @@ def extras() -> dict[str, dict[str, str | None]]:
 
 
 def model_facts(folder: Path) -> dict[str, object]:
-    """Kind, size, layers, outputs, state and the facts of training of a saved model."""
-    from longstate.cli.answers import names
-    from longstate.cli.trained import load_trained
+    """Kind, size, layers, outputs, state and the facts of training of a saved model, or of a part of one."""
+    from longstate import models
+    from longstate.cli.trained import read_facts
 
-    model, folder, training = load_trained(folder, device="cpu")
-    config = model.config
-    backbone = config.backbone
-    layers = backbone.pattern or (backbone.layer,)
-    facts: dict[str, object] = {
-        "kind": config.kind,
-        "outputs": list(names(config)),
-        "inputs": list(config.channels or [f"{config.d_input} channels"]),
-        "sampling_rate": config.sampling_rate,
-        "layers": f"{backbone.n_layers} x {' + '.join(layer.kind for layer in layers)}",
-        "d_model": backbone.d_model,
-        "d_state": next((vars(layer)["d_state"] for layer in layers if "d_state" in vars(layer)), None),
+    inner = folder / "model"
+    folder = inner if inner.is_dir() else folder
+    model = models.load(folder)
+    facts = {
+        **(_whole(model) if isinstance(model, models.Model) else _part(model, folder)),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "saved_size_bytes": sum(path.stat().st_size for path in folder.iterdir() if path.is_file()),
         "stream_state_bytes": state_bytes(model),
     }
-    return facts | {name: value for name, value in training.items() if name != "parts"}
+    return facts | {name: value for name, value in read_facts(folder).items() if name != "parts"}
 
 
-def state_bytes(model: "Model") -> int | None:
+def _whole(model: "Model") -> dict[str, object]:
+    from longstate.cli.answers import names
+
+    config = model.config
+    return {
+        "kind": config.kind,
+        "outputs": list(names(config)),
+        "inputs": list(config.channels or [f"{config.d_input} channels"]),
+        "sampling_rate": config.sampling_rate,
+        **_stack(config.backbone),
+    }
+
+
+def _part(part: "SequenceLayer", folder: Path) -> dict[str, object]:
+    """A layer or a backbone kept by itself: its configuration is in the file, not on the layer."""
+    import json
+
+    from longstate.models import Backbone, LayerPart
+    from longstate.models.serial import part_from_dict
+
+    if isinstance(part, Backbone):
+        return {"kind": "backbone", **_stack(part.config)}
+    config = part_from_dict(json.loads((folder / "config.json").read_bytes())["part"])
+    layer = vars(config.layer) if isinstance(config, LayerPart) else {}
+    settings = {name: layer[name] for name in ("d_state", "rule", "channels", "n_ssm", "output") if name in layer}
+    return {"kind": config.kind, "layer": type(part).__name__, "d_model": part.d_model, **settings}
+
+
+def _stack(backbone: "BackboneConfig") -> dict[str, object]:
+    layers = backbone.pattern or (backbone.layer,)
+    return {
+        "layers": f"{backbone.n_layers} x {' + '.join(layer.kind for layer in layers)}",
+        "d_model": backbone.d_model,
+        "d_state": next((vars(layer)["d_state"] for layer in layers if "d_state" in vars(layer)), None),
+    }
+
+
+def state_bytes(model: "SequenceLayer") -> int | None:
     """Bytes of the state of one stream: all that streaming keeps. None for a model that cannot stream."""
     from torch.utils import _pytree
 

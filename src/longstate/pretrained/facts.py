@@ -3,7 +3,16 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from longstate._checks import check_choice, check_positive
 from longstate.models.layer_config import Rule
+from longstate.theory import RULES
+
+_CHOICES = {
+    "rule": RULES,
+    "dt_transform": ("exp", "softplus"),
+    "task": ("classifier", "tagger", "regressor"),
+    "pooling": ("mean", "last"),
+}
 
 
 @dataclass(frozen=True)
@@ -18,6 +27,9 @@ class Facts:
         names: Of its classes or targets, in the order of the outputs.
         pooling: What of the steps decides: their "mean" (`mode: pool` in the official configuration), or the "last".
 
+    Raises:
+        InputError: If a value is none of those.
+
     Example:
         >>> from longstate.pretrained import Facts
         >>> Facts(rule="bilinear").dt_transform is None
@@ -30,3 +42,11 @@ class Facts:
     task: Literal["classifier", "tagger", "regressor"] | None = None
     names: tuple[str, ...] | None = None
     pooling: Literal["mean", "last"] | None = None
+
+    def __post_init__(self) -> None:
+        for name, choices in _CHOICES.items():
+            value = getattr(self, name)
+            if value is not None:
+                check_choice(value, choices, name=name)
+        if self.length is not None:
+            check_positive(length=self.length)

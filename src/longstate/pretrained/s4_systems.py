@@ -60,7 +60,7 @@ def read_systems(
     C = _take(checkpoint, f"{kernel}C", "C", C_like, ours) * dialect.C_factor
     D = _take(checkpoint, f"{at}D", "D", D_like, ours)
     if dialect.length is not None:
-        C = _true_output(checkpoint, kernel, C, tensors, _length(checkpoint, kernel, dialect.length, facts))
+        C = _true_output(checkpoint, kernel, C, tensors, _length(checkpoint, kernel, dialect.length, facts, ours))
     if not two_sided:
         return {**tensors, "C": C, "D": D}
     halves = {"forward_layer": (C[:1], D), "backward_layer": (C[1:], torch.zeros_like(D))}
@@ -77,7 +77,7 @@ def _take(checkpoint: Checkpoint, name: str, becomes: str, like: Tensor, ours: s
     return translate(checkpoint, [row], {becomes: like}, ours=ours)[becomes]
 
 
-def _length(checkpoint: Checkpoint, kernel: str, name: str, facts: Facts) -> int:
+def _length(checkpoint: Checkpoint, kernel: str, name: str, facts: Facts, ours: str) -> int:
     """The length for which C was prepared; 0 if it was not."""
     if kernel + name not in checkpoint:
         if facts.length is None:
@@ -86,7 +86,7 @@ def _length(checkpoint: Checkpoint, kernel: str, name: str, facts: Facts) -> int
                 "restored without it; give the l_max of its training as `length` (--length)."
             )
         return facts.length
-    found = checkpoint.take(kernel + name, becomes="C")
+    found = checkpoint.take(kernel + name, becomes=f"{ours}C")
     if found.numel() != 1 or found.is_floating_point() or int(found) < 0:
         raise InputError(
             f"`{checkpoint.path}` has {found.tolist()} as {kernel}{name}, but a length is needed; "
