@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from longstate import DSS, S4D, InputError
+from longstate.diagnostics import laws as checks
 from longstate.layers import SLOW
 from longstate.ops import lti_conv, lti_kernel
 
@@ -158,6 +159,13 @@ def test_intervals_are_steps_of_the_held_input(form: str) -> None:
             y[t, h] = (W[h] * x).sum().real + layer.D.detach().numpy()[0, h] * u[t, h]
     ours = layer(torch.from_numpy(u)[None], rate=torch.from_numpy(rate)[None])[0].detach().numpy()
     assert np.abs(ours - y).max() <= 1e-8 * np.abs(y).max()
+
+
+@pytest.mark.parametrize("form", ["exp", "softmax"])
+def test_intervals_keep_their_laws(form: str) -> None:
+    layer = build(form, init="random", channels=2, separate_dt=True)
+    checks.check_gradients_of_rate(layer)
+    checks.check_substeps(layer)
 
 
 def test_exp_is_s4d_with_both_of_each_pair() -> None:

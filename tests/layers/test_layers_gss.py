@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from longstate import DSS, GSS, InputError, Residual
+from longstate.diagnostics import laws as checks
 from longstate.layers import SLOW
 from longstate.layers.gss import UnitStepDSS
 from longstate.ops import lti_kernel
@@ -57,6 +58,11 @@ def test_its_narrow_part_is_dss_with_a_step_of_one() -> None:
     dss.D.data.copy_(narrow.D)
     dss.output = torch.nn.Identity()
     assert (narrow(x, rate=intervals) - dss(x, rate=intervals)).abs().max() <= 1e-13 * narrow(x).abs().max()
+
+
+def test_intervals_keep_their_laws() -> None:
+    checks.check_gradients_of_rate(GSS(4, d_ssm=3, d_state=5))
+    checks.check_substeps(UnitStepDSS(3, 5).double())
 
 
 def test_published_widths() -> None:
