@@ -16,6 +16,7 @@ _NAMES = {
     "Mamba": "layers",
     "BidirectionalMamba": "layers",
     "Mamba2": "layers",
+    "LanguageModel": "models",
     "Backbone": "models",
     "Bidirectional": "layers",
     "BidirectionalClassifier": "models",

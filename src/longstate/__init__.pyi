@@ -37,6 +37,7 @@ from longstate.layers import Residual as Residual
 from longstate.layers import SequenceLayer as SequenceLayer
 from longstate.models import Backbone as Backbone
 from longstate.models import BidirectionalClassifier as BidirectionalClassifier
+from longstate.models import LanguageModel as LanguageModel
 from longstate.models import SequenceClassifier as SequenceClassifier
 from longstate.models import SequenceRegressor as SequenceRegressor
 from longstate.models import SequenceTagger as SequenceTagger

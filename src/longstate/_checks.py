@@ -30,6 +30,24 @@ def check_element(x_t: Tensor, d_model: int, *, name: str = "x_t") -> None:
         )
 
 
+def check_ids(ids: Tensor, vocabulary_size: int, *, axes: tuple[str, ...], name: str) -> None:
+    """Raise unless `ids` holds integers from 0 to vocabulary_size - 1 on the named axes."""
+    if ids.dim() != len(axes) or ids.dtype not in (torch.int64, torch.int32):
+        wanted = f"({', '.join(axes)}{',' if len(axes) == 1 else ''})"
+        raise InputError(
+            f"`{name}` is {ids.dtype} of shape {tuple(ids.shape)}, but integers {wanted} are needed; "
+            "pass the ids of tokens, one row a sequence."
+        )
+    if torch.compiler.is_compiling() or ids.is_meta:
+        return
+    outside = (ids < 0) | (ids >= vocabulary_size)
+    if bool(outside.any()):
+        raise InputError(
+            f"`{name}` holds the token {int(ids[outside][0])}, but tokens from 0 to {vocabulary_size - 1} are needed; "
+            "use the tokenizer that the model was trained with."
+        )
+
+
 def check_lengths(lengths: Tensor | None, x: Tensor) -> None:
     """Raise unless `lengths` is None or holds one integer in 0..length for each row of `x` (batch, length, ...)."""
     if lengths is None:

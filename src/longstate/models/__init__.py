@@ -26,6 +26,8 @@ from longstate.models.files import save as save
 from longstate.models.files import save_part as save_part
 from longstate.models.input import InputEncoder as InputEncoder
 from longstate.models.input import TargetDecoder as TargetDecoder
+from longstate.models.language_model import LanguageModel as LanguageModel
+from longstate.models.language_model import LanguageModelConfig as LanguageModelConfig
 from longstate.models.layer_config import AttentionConfig as AttentionConfig
 from longstate.models.layer_config import DSSConfig as DSSConfig
 from longstate.models.layer_config import EMAConfig as EMAConfig

@@ -18,15 +18,16 @@ from longstate._checks import InputError
 from longstate.layers import SequenceLayer
 from longstate.models import atomic, tensors
 from longstate.models.build import Model, build
+from longstate.models.language_model import LanguageModel
 from longstate.models.part import PartConfig, build_part
-from longstate.models.serial import config_from_dict, config_to_dict, part_from_dict
+from longstate.models.serial import config_from_dict, config_to_dict, language_model_from_dict, part_from_dict
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 NEXT = "config.json.next"
 
 
-def save(model: Model, folder: str | Path) -> None:
+def save(model: Model | LanguageModel, folder: str | Path) -> None:
     """Save a model as `model.safetensors` and `config.json`.
 
     Args:
@@ -46,12 +47,13 @@ def save(model: Model, folder: str | Path) -> None:
         ...     load(folder).config == model.config
         True
     """
-    if not isinstance(model, Model):
+    if not isinstance(model, Model | LanguageModel):
         raise InputError(
             f"`model` is a {type(model).__name__}, but a model of longstate is needed; take it out of its wrapper "
             "(`.module`, `._orig_mod`, `.model`) first."
         )
-    _write(model, {"model": config_to_dict(model.config)}, Path(folder))
+    kind = "language_model" if isinstance(model, LanguageModel) else "model"
+    _write(model, {kind: config_to_dict(model.config)}, Path(folder))
 
 
 def save_part(part: SequenceLayer, config: PartConfig, folder: str | Path) -> None:
@@ -135,6 +137,10 @@ def load_model(folder: str | Path) -> Model:
     model = load(folder)
     if isinstance(model, Model):
         return model
+    if isinstance(model, LanguageModel):
+        raise InputError(
+            f"`{folder}` holds a language model, but one over recordings is needed; run it with `longstate generate`."
+        )
     raise InputError(
         f"`{folder}` holds a bare {type(model).__name__}, but a model with an encoder and a head is needed; "
         "use `longstate.load(folder)` in Python for a part of one."
@@ -145,6 +151,8 @@ def _build(entry: dict[str, Any]) -> Model | SequenceLayer:
     """What a configuration describes."""
     if "part" in entry:
         return build_part(part_from_dict(entry["part"]))
+    if "language_model" in entry:
+        return LanguageModel(language_model_from_dict(entry["language_model"]))
     return build(config_from_dict(entry.get("model", {})))
 
 

@@ -8,12 +8,13 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from longstate._checks import InputError
 from longstate.models.config import ModelConfig
+from longstate.models.language_model import LanguageModelConfig
 from longstate.models.part import PartConfig
 
 _NAMES = {int: "an integer", float: "a number", str: "a string", bool: "true or false"}
 
 
-def config_to_dict(config: ModelConfig | PartConfig) -> dict[str, Any]:
+def config_to_dict(config: ModelConfig | PartConfig | LanguageModelConfig) -> dict[str, Any]:
     """A configuration as nested dictionaries and lists, as JSON and YAML know them.
 
     Args:
@@ -46,6 +47,18 @@ def config_from_dict(values: Mapping[str, Any]) -> ModelConfig:
         InputError: If a key is unknown or missing, or a value has the wrong type; the dotted path is named.
     """
     return _read(ModelConfig, values, "")
+
+
+def language_model_from_dict(values: Mapping[str, Any]) -> LanguageModelConfig:
+    """The configuration of a language model, checked field by field as `config_from_dict` does.
+
+    Args:
+        values: As `config_to_dict` gives it.
+
+    Raises:
+        InputError: If a key is unknown or missing, or a value has the wrong type; the dotted path is named.
+    """
+    return _read(LanguageModelConfig, values, "")
 
 
 def part_from_dict(values: Mapping[str, Any]) -> PartConfig:
