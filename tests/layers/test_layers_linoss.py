@@ -12,6 +12,8 @@ from scipy import signal
 from torch import Tensor
 
 from longstate import InputError
+from longstate.diagnostics import LawViolation
+from longstate.diagnostics.laws import check_substeps
 from longstate.layers import SLOW, LinOSS
 
 FOLDER = Path(__file__).parents[1] / "goldens"
@@ -251,3 +253,10 @@ def test_optimizer_rules_name_the_oscillators() -> None:
 def test_errors_say_what_to_do(build, text: str) -> None:
     with pytest.raises(InputError, match=text):
         build()
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_sub_steps_converge_at_the_first_order(rule: str) -> None:
+    check_substeps(LinOSS(2, 8, rule=rule, theta_max=2.0, output="none").double(), order=1)
+    with pytest.raises(LawViolation, match="one step and 2 sub-steps differ"):
+        check_substeps(LinOSS(2, 8, rule=rule, output="none").double())
