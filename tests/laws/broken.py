@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from laws.toys import AverageState, Decider, MovingAverage, Whitened
+from laws.toys import AverageState, Decider, Leak, MovingAverage, TrapezoidLeak, Whitened
 from longstate._checks import valid_steps, zero_padding
 
 
@@ -403,6 +403,97 @@ class RateOneIsNotNone(MovingAverage):
 
     def decay(self, rate):
         return super().decay(math.pi if rate is None else rate)
+
+
+class IntervalAfterInsteadOfBefore(Leak):
+    """Law of intervals: a chunk uses the time to the next element, a step the time since the one before."""
+
+    def forward_with_state(self, x, state, *, lengths=None, rate=None, starts=None):
+        if isinstance(rate, Tensor) and rate.shape[1]:
+            rate = torch.cat([rate[:, 1:], rate[:, -1:]], dim=1)
+        return super().forward_with_state(x, state, lengths=lengths, rate=rate, starts=starts)
+
+
+class TakesTheMeanInterval(Leak):
+    """Law of intervals: a tensor is taken and its mean is used, in every view (of `step`, the mean over rows)."""
+
+    def factor(self, rate):
+        return super().factor(rate.mean(0, keepdim=True).expand_as(rate) if rate.dim() else rate)
+
+
+class IntervalsStartAtZero(Leak):
+    """Law of intervals: only differences of time are kept, so that the first interval of a chunk is lost."""
+
+    def forward_with_state(self, x, state, *, lengths=None, rate=None, starts=None):
+        if isinstance(rate, Tensor):
+            rate = torch.cat([torch.zeros_like(rate[:, :1]), rate[:, 1:]], dim=1)
+        return super().forward_with_state(x, state, lengths=lengths, rate=rate, starts=starts)
+
+
+class ReadsPaddedIntervals(Leak):
+    """Law of intervals: what lies in the padding is taken for an interval, unless it is NaN."""
+
+    def intervals(self, rate, x, lengths):
+        if isinstance(rate, Tensor):
+            return super().intervals(rate.nan_to_num(0.0), x, None)
+        return super().intervals(rate, x, lengths)
+
+
+class SquaredIntervals(Leak):
+    """Law of intervals: a tensor means something else than the number."""
+
+    def intervals(self, rate, x, lengths):
+        found = super().intervals(rate, x, lengths)
+        return found.square() if isinstance(rate, Tensor) else found
+
+
+class PackedSequencesKeepTime(Leak):
+    """Law of intervals with packed rows: intervals count over the border."""
+
+    def forward_with_state(self, x, state, *, lengths=None, rate=None, starts=None):
+        if isinstance(rate, Tensor):
+            starts = None
+        return super().forward_with_state(x, state, lengths=lengths, rate=rate, starts=starts)
+
+
+class DetachesIntervals(Leak):
+    """Law of intervals: time has no gradient."""
+
+    def intervals(self, rate, x, lengths):
+        return super().intervals(rate, x, lengths).detach()
+
+
+class MasksIntervalsTooLate(Leak):
+    """Law of intervals: what is made of the padding is dropped after an exponential, whose gradient is NaN times 0."""
+
+    def forward_with_state(self, x, state, *, lengths=None, rate=None, starts=None):
+        y, after = super().forward_with_state(x, state, lengths=lengths, rate=rate, starts=starts)
+        if lengths is None or not isinstance(rate, Tensor):
+            return y, after
+        ones = torch.where(valid_steps(lengths, x.shape[1]), torch.exp(0.0 * rate), 1.0)
+        return y, after._replace(level=after.level * ones.prod(1, keepdim=True))
+
+
+class LinearLeak(Leak):
+    """Law of sub-steps: an exponential replaced by the first terms of its series."""
+
+    def factor(self, rate):
+        return 1 - rate[..., None] * self.log_dt.to(rate.dtype).exp() / 2
+
+
+class EulerForTrapezoid(TrapezoidLeak):
+    """Law of sub-steps: a rule of order 1 where order 2 is claimed."""
+
+    def factor(self, rate):
+        return 1 - rate[..., None] * self.log_dt.to(rate.dtype).exp()
+
+
+class ChunksStepTwice(Leak):
+    """Law of sub-steps: two elements of a chunk take three steps of time."""
+
+    def intervals(self, rate, x, lengths):
+        found = super().intervals(rate, x, lengths)
+        return found * (1.5 if x.dim() == 3 and x.shape[1] > 1 else 1.0)
 
 
 class DecidesInPadding(Decider):

@@ -15,6 +15,12 @@ from longstate._checks import InputError
 from longstate.diagnostics import laws as checks
 
 SHORT = 13
+
+
+def check_second_order(layer):
+    return checks.check_substeps(layer.double(), order=2)
+
+
 BROKEN = [
     (broken.StepForgetsTail, checks.check_parallel_equals_stepped, "parallel = stepped: .* differ"),
     (broken.StateBeforeLast, checks.check_parallel_equals_stepped, "outputs that follow the states after 24 elements"),
@@ -61,12 +67,29 @@ BROKEN = [
     (broken.IncomingStateReachesAll, checks.check_packed_rows, "the final states of full rows"),
     (broken.RateOnlyInParallel, checks.check_rate, "rate=2.0: `forward_with_state` and `step` differ"),
     (broken.RateOneIsNotNone, checks.check_rate, "rate=1.0 and no rate differ"),
+    (broken.IntervalAfterInsteadOfBefore, checks.check_irregular_rate, "`forward_with_state` and `step` differ"),
+    (broken.TakesTheMeanInterval, checks.check_irregular_rate, "irregular rate: "),
+    (
+        broken.IntervalsStartAtZero,
+        checks.check_irregular_rate,
+        r"chunks of \[12, 12\] from the initial state",
+    ),
+    (broken.ReadsPaddedIntervals, checks.check_irregular_rate, "states of rows with padding of 10000.0"),
+    (broken.SquaredIntervals, checks.check_irregular_rate, "a rate of twos and rate=2.0 differ"),
+    (broken.PackedSequencesKeepTime, checks.check_irregular_rate, "irregular rate: outputs of `forward` of full rows"),
+    (broken.DetachesIntervals, checks.check_gradients_of_rate, "derivatives of `forward` by `rate`"),
+    (broken.MasksIntervalsTooLate, checks.check_gradients_of_rate, "with NaN and with numbers in the padding differ"),
+    (broken.LinearLeak, checks.check_substeps, "one step and 2 sub-steps differ"),
+    (broken.ChunksStepTwice, checks.check_substeps, "one step and a chunk of 2 sub-steps differ"),
+    (broken.EulerForTrapezoid, check_second_order, "the order of convergence is 1"),
     (broken.DecidesInPadding, checks.check_running_decision, "they differ on padded rows"),
 ]
 OBEYING = {
     broken.Whitened: toys.Whitened,
     broken.Decider: toys.Decider,
     broken.MovingAverage: toys.MovingAverage,
+    broken.Leak: toys.Leak,
+    broken.TrapezoidLeak: toys.TrapezoidLeak,
 }
 
 
@@ -160,6 +183,8 @@ def test_check_layer_reports_and_leaves_the_layer_alone(cls):
     expected |= {"gradients of padded and packed rows", "dtype and device", "copies", "torch.export", "torch.compile"}
     if cls is not toys.Whitened:
         expected |= {"parallel = stepped", "whole = chunked", "packed rows = sequences alone", "rate=2.0", "causality"}
+    if issubclass(cls, toys.Leak | toys.Whitened):  # one takes intervals, the other has no use for them
+        expected |= {"irregular rate", "gradients of irregular rate"}
     if cls is toys.Decider:
         expected |= {"forward = last running decision"}
     assert laws_found == expected

@@ -1,4 +1,4 @@
-"""Three small layers that obey every law, to be broken in `broken.py`."""
+"""Small layers that obey every law, to be broken in `broken.py`."""
 
 from typing import NamedTuple
 
@@ -10,6 +10,8 @@ from longstate._checks import (
     check_element,
     check_fixed_rate,
     check_lengths,
+    check_rate,
+    check_rate_alone,
     check_sequence,
     check_starts,
     valid_steps,
@@ -104,6 +106,100 @@ class MovingAverage(CausalLayer[AverageState]):
         mean = a * state.mean + (1 - a) * x_t
         y_t = torch.tanh(self.C * mean + state.last).to(x_t.dtype)
         return y_t, AverageState(mean, x_t.to(state.last.dtype))
+
+
+@register_state
+class LeakState(NamedTuple):
+    level: Tensor
+
+
+class Leak(CausalLayer[LeakState]):
+    """h_t = a_t h_{t-1} + x_t,  y_t = tanh(C h_t), with a_t = exp(-rate_t dt): events in a leaky vessel.
+
+    Intervals may differ from element to element.
+    """
+
+    def __init__(self, d_model: int):
+        super().__init__()
+        self.d_model = d_model
+        self.log_dt = nn.Parameter(torch.linspace(-2.0, 0.0, d_model))
+        self.C = nn.Parameter(torch.linspace(0.5, 1.5, d_model))
+
+    def initial_state(self, batch_size: int) -> LeakState:
+        return LeakState(self.C.new_zeros(batch_size, self.d_model, dtype=recurrent_dtype(self.C.dtype)))
+
+    def factor(self, rate: Tensor) -> Tensor:
+        """a for intervals (...): (..., d_model)."""
+        return torch.exp(-rate[..., None] * self.log_dt.to(rate.dtype).exp())
+
+    def intervals(self, rate: float | Tensor | None, x: Tensor, lengths: Tensor | None) -> Tensor:
+        rate = check_rate(rate, x, lengths)
+        dtype = recurrent_dtype(self.C.dtype)
+        if isinstance(rate, Tensor):
+            return rate.to(dtype)
+        rate = torch.full(x.shape[:-1], rate, dtype=dtype, device=x.device)
+        return rate if lengths is None else torch.where(valid_steps(lengths, x.shape[1]), rate, 0.0)
+
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        lengths: Tensor | None = None,
+        rate: float | Tensor | None = None,
+        starts: Tensor | None = None,
+    ) -> Tensor:
+        state = self.initial_state(x.shape[0])
+        return self.forward_with_state(x, state, lengths=lengths, rate=rate, starts=starts)[0]
+
+    def forward_with_state(
+        self,
+        x: Tensor,
+        state: LeakState,
+        *,
+        lengths: Tensor | None = None,
+        rate: float | Tensor | None = None,
+        starts: Tensor | None = None,
+    ) -> tuple[Tensor, LeakState]:
+        check_sequence(x, self.d_model)
+        check_lengths(lengths, x)
+        check_starts(starts, x)
+        if x.shape[1] == 0:
+            return x, state
+        a = self.factor(self.intervals(rate, x, lengths))
+        if starts is not None:
+            marks = starts if lengths is None else starts & valid_steps(lengths, x.shape[1])
+            a = torch.where(marks[..., None], 0.0, a)
+        h, levels = state.level, []
+        for a_t, x_t in zip(a.unbind(1), zero_padding(x, lengths).unbind(1), strict=True):
+            h = a_t * h + x_t
+            levels.append(h)
+        return torch.tanh(self.C * torch.stack(levels, dim=1)).to(x.dtype), LeakState(h)
+
+    def constants(self, *, rate: float | None = None) -> Tensor:
+        number = check_fixed_rate(rate, layer="`constants` of Leak")
+        return self.factor(self.C.new_full((), number, dtype=recurrent_dtype(self.C.dtype)))
+
+    def step(
+        self,
+        x_t: Tensor,
+        state: LeakState,
+        *,
+        rate: float | Tensor | None = None,
+        constants: Tensor | None = None,
+    ) -> tuple[Tensor, LeakState]:
+        check_element(x_t, self.d_model)
+        check_rate_alone(rate, constants)
+        a = self.factor(self.intervals(rate, x_t, None)) if constants is None else constants
+        h = a * state.level + x_t
+        return torch.tanh(self.C * h).to(x_t.dtype), LeakState(h)
+
+
+class TrapezoidLeak(Leak):
+    """The same with the bilinear rule, a = (1 - z / 2) / (1 + z / 2), which is an integrator of order 2."""
+
+    def factor(self, rate: Tensor) -> Tensor:
+        half = rate[..., None] * self.log_dt.to(rate.dtype).exp() / 2
+        return (1 - half) / (1 + half)
 
 
 @register_state

@@ -127,7 +127,7 @@ def _varying_scan_torch(
     dtype = torch.promote_types(torch.promote_types(u.dtype, torch.float32), state.dtype)
     C = system.C.to(working_dtype(system.C, dtype))
     # An interval of 0 keeps the state, and an input of 0 adds nothing: the padding is passed over, under every rule.
-    u = zero_padding(u, lengths).to(dtype)
+    wide = zero_padding(u, lengths).to(dtype)
     if starts is not None and lengths is not None:
         starts = starts & valid_steps(lengths, length)
     x = state.to(dtype).flatten(1, 2)
@@ -135,14 +135,14 @@ def _varying_scan_torch(
     marks = [None] * -(-length // steps) if starts is None else starts.split(steps, dim=1)
     again = torch.is_grad_enabled() and not torch.compiler.is_compiling()
     y = []
-    for u_part, rate_part, starts_part in zip(u.split(steps, 1), rate.split(steps, 1), marks, strict=True):
+    for u_part, rate_part, starts_part in zip(wide.split(steps, 1), rate.split(steps, 1), marks, strict=True):
         arguments = u_part, rate_part, system.discretize, C, x, starts_part
         if again:
             y_part, x = checkpoint(_chunk, *arguments, use_reentrant=False, preserve_rng_state=False)
         else:
             y_part, x = _chunk(*arguments)
         y.append(y_part)
-    out = torch.cat(y, dim=1) + system.D.to(dtype) * u.unsqueeze(2)
+    out = torch.cat(y, dim=1) + system.D.to(dtype) * wide.unsqueeze(2)
     return out.to(u.dtype), x.unflatten(1, (features, -1)).to(state.dtype)
 
 

@@ -26,7 +26,7 @@ def exponential(z: Tensor) -> tuple[Tensor, Tensor]:
     if not z.is_complex():
         return torch.exp(z), torch.expm1(z)
     grown = torch.expm1(z.real)
-    size = grown + 1
+    size = torch.exp(z.real)
     half = z.imag / 2
     sine = torch.sin(half)
     turned, imag = 2 * size * sine.square(), 2 * size * sine * torch.cos(half)

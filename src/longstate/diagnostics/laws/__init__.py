@@ -7,6 +7,9 @@ from longstate.diagnostics.laws.gradients import check_gradients as check_gradie
 from longstate.diagnostics.laws.gradients import check_gradients_of_rows as check_gradients_of_rows
 from longstate.diagnostics.laws.grids import check_axis_rates as check_axis_rates
 from longstate.diagnostics.laws.grids import check_grid_layer as check_grid_layer
+from longstate.diagnostics.laws.irregular import check_gradients_of_rate as check_gradients_of_rate
+from longstate.diagnostics.laws.irregular import check_irregular_rate as check_irregular_rate
+from longstate.diagnostics.laws.irregular import check_substeps as check_substeps
 from longstate.diagnostics.laws.programs import check_compile as check_compile
 from longstate.diagnostics.laws.programs import check_copies as check_copies
 from longstate.diagnostics.laws.programs import check_export as check_export

@@ -1,17 +1,14 @@
 """All laws that apply to a layer, in one call."""
 
-from typing import Any
-
 import torch
-from torch import Tensor
 
-from longstate._checks import InputError
 from longstate.diagnostics.laws.dtypes import check_dtype_and_device
 from longstate.diagnostics.laws.gradients import check_causality, check_gradients, check_gradients_of_rows
+from longstate.diagnostics.laws.irregular import check_gradients_of_rate, check_irregular_rate
 from longstate.diagnostics.laws.programs import check_compile, check_copies, check_export
 from longstate.diagnostics.laws.purity import check_purity, check_training_statistics
 from longstate.diagnostics.laws.rows import check_packed_rows, check_padded_rows, check_rows_do_not_interact
-from longstate.diagnostics.laws.trial import LENGTH, MakeInput, Measurement, Trial, copied, floating_dtype
+from longstate.diagnostics.laws.trial import LENGTH, MakeInput, Measurement, Trial, copied, floating_dtype, takes
 from longstate.diagnostics.laws.views import (
     check_parallel_equals_stepped,
     check_rate,
@@ -62,6 +59,8 @@ def check_layer(
     ]
     if isinstance(layer, CausalLayer):
         found.append(check_causality(layer, make_input=make_input))
+    if _takes_intervals(layer, make_input):
+        found.append(check_gradients_of_rate(layer, make_input=make_input))
     if programs:
         found.append(check_export(layer, make_input=make_input))
         found.append(check_compile(layer, make_input=make_input))
@@ -76,8 +75,10 @@ def _about_numbers(layer: SequenceLayer, make_input: MakeInput | None, length: i
         check_padded_rows(layer, make_input=make_input, length=length),
         check_rows_do_not_interact(layer, make_input=make_input, length=length),
     ]
+    if _takes_intervals(layer, make_input):
+        found.append(check_irregular_rate(layer, make_input=make_input, length=length))
     if not isinstance(layer, CausalLayer):
-        if _takes(probe.layer, x, starts=torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device)):
+        if takes(probe.layer, x, starts=torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device)):
             found.append(check_packed_rows(layer, make_input=make_input, length=length))
         return found
     found += [
@@ -85,7 +86,7 @@ def _about_numbers(layer: SequenceLayer, make_input: MakeInput | None, length: i
         check_parallel_equals_stepped(layer, make_input=make_input, length=length),
         check_whole_equals_chunked(layer, make_input=make_input, length=length),
     ]
-    if _takes(probe.layer, x, rate=2.0):
+    if takes(probe.layer, x, rate=2.0):
         found.append(check_rate(layer, make_input=make_input, length=length))
     with torch.no_grad():
         one_output_a_row = probe.layer.forward(x).dim() == 2
@@ -94,11 +95,8 @@ def _about_numbers(layer: SequenceLayer, make_input: MakeInput | None, length: i
     return found
 
 
-def _takes(layer: Any, x: Tensor, *, rate: float | None = None, starts: Tensor | None = None) -> bool:
-    """False if the layer refuses an argument with its sentence."""
-    try:
-        with torch.no_grad():
-            layer.forward(x, rate=rate, starts=starts)
-    except InputError:
-        return False
-    return True
+def _takes_intervals(layer: SequenceLayer, make_input: MakeInput | None) -> bool:
+    """Whether `rate` may be a tensor."""
+    probe = Trial("applicable", layer, make_input)
+    x = probe.draw(1, 3)
+    return takes(probe.layer, x, rate=torch.ones(x.shape[:2], dtype=probe.dtype, device=probe.device))

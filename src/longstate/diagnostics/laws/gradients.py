@@ -1,6 +1,6 @@
 """The laws that hold for derivatives; all are measured in float64."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -101,7 +101,7 @@ def check_gradients(layer: AnyLayer, *, make_input: MakeInput | None = None, len
 
         def chunk(module: Any, x: Tensor, state: Any) -> list[Tensor]:
             y, after = module.forward_with_state(x, state, lengths=lengths)
-            return [_valid(y, lengths), *_pytree.tree_leaves(after)]
+            return [valid_outputs(y, lengths), *_pytree.tree_leaves(after)]
 
         def step(module: Any, x_t: Tensor, state: Any) -> list[Tensor]:
             y_t, after = module.step(x_t, state)
@@ -110,9 +110,9 @@ def check_gradients(layer: AnyLayer, *, make_input: MakeInput | None = None, len
         calls["`forward_with_state`"] = (chunk, (x, state))
         calls["`step`"] = (step, (x[:, 0], state))
     elif not isinstance(layer, GridLayer):
-        calls["`forward` with lengths"] = (lambda module, x: [_valid(module(x, lengths=lengths), lengths)], (x,))
+        calls["`forward` with lengths"] = (lambda module, x: [valid_outputs(module(x, lengths=lengths), lengths)], (x,))
     for view, (call, arguments) in calls.items():
-        _check_derivatives(trial, view, call, arguments)
+        check_derivatives(trial, view, call, arguments)
     return trial.result()
 
 
@@ -181,7 +181,7 @@ def _of_states(layer: CausalLayer[Any], states: list[Any], rows: list[Any], futu
     return [torch.cat([run_steps(layer, x, state)[0] for x, state in zip(parts, states, strict=True)])]
 
 
-def _valid(y: Tensor, lengths: Tensor) -> Tensor:
+def valid_outputs(y: Tensor, lengths: Tensor) -> Tensor:
     """The outputs of valid elements; all outputs of a model that has one a row."""
     if y.dim() == 2:
         return y
@@ -217,14 +217,22 @@ def _compare_slopes(
     trial.allow(f"derivatives of {view} by padding differ from 0", float(found["x"][padding].abs().max()), 0.0)
 
 
-def _check_derivatives(
-    trial: Trial[Any], view: str, call: Callable[..., list[Tensor]], arguments: tuple[Any, ...]
+def check_derivatives(
+    trial: Trial[Any],
+    view: str,
+    call: Callable[..., list[Tensor]],
+    arguments: tuple[Any, ...],
+    names: Sequence[str] = ("x",),
 ) -> None:
-    """Compare one call's derivatives with finite differences along a direction, and then by `gradcheck`."""
+    """Compare one call's derivatives with finite differences along a direction, and then by `gradcheck`.
+
+    The arguments are tensors with `names`, and a state after them if there is one.
+    """
     parameters = {name: p.detach() for name, p in trial.layer.named_parameters() if p.requires_grad}
     given, structure = _pytree.tree_flatten(arguments)
     leaves = [*given, *parameters.values()]
-    names = ["x", *(f"tensor {index} of the state" for index in range(len(given) - 1)), *parameters]
+    carried = [f"tensor {index} of the state" for index in range(len(given) - len(names))]
+    names = [*names, *carried, *parameters]
     moving = [index for index, leaf in enumerate(leaves) if leaf.dtype.is_floating_point]
 
     def flat(*values: Tensor) -> Tensor:

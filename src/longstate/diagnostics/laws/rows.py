@@ -61,7 +61,7 @@ def check_padded_rows(
     """
     trial = Trial("padded rows = rows alone", layer, make_input)
     counts = list(lengths if lengths is not None else (0, 1, 2, length // 2, length - 1, length))
-    _compare_rows(trial, counts, length, starts=None)
+    compare_rows(trial, counts, length, starts=None)
     return trial.result()
 
 
@@ -105,7 +105,7 @@ def check_packed_rows(
         choices = [list(lengths)]
     starts = example_starts(length) if starts is None else starts
     for counts in choices:
-        _compare_rows(trial, counts, length, starts)
+        compare_rows(trial, counts, length, starts)
     return trial.result()
 
 
@@ -178,7 +178,12 @@ def select_row(state: Any, row: int) -> Any:
 
 
 def sequences_alone(
-    layer: CausalLayer[Any], x: Tensor, state: Any, lengths: Sequence[int], starts: Tensor | None
+    layer: CausalLayer[Any],
+    x: Tensor,
+    state: Any,
+    lengths: Sequence[int],
+    starts: Tensor | None,
+    rate: Tensor | None = None,
 ) -> list[Alone]:
     """What each row should give: its sequences one after another, each from the initial state but for the first."""
     rows = []
@@ -187,20 +192,22 @@ def sequences_alone(
         for begin, end in _borders(None if starts is None else starts[row], count):
             if starts is not None and starts[row, begin]:
                 current = layer.initial_state(1)
-            y, current = layer.forward_with_state(x[row : row + 1, begin:end], current)
+            here = slice(row, row + 1), slice(begin, end)
+            y, current = layer.forward_with_state(x[here], current, rate=None if rate is None else rate[here])
             outputs.append(y)
         rows.append(Alone(torch.cat(outputs, dim=1) if outputs else x.new_zeros(0), current))
     return rows
 
 
 def forward_alone(
-    layer: SequenceLayer, x: Tensor, counts: list[int], starts: Tensor | None
+    layer: SequenceLayer, x: Tensor, counts: list[int], starts: Tensor | None, rate: Tensor | None = None
 ) -> dict[tuple[int, int, int], Tensor]:
     """`forward` of each sequence by its row, begin and end; only of a row's last one if a row has one output."""
     found = {}
     for row, count in enumerate(counts):
         for begin, end in _borders(None if starts is None else starts[row], count):
-            alone = layer.forward(x[row : row + 1, begin:end])
+            here = slice(row, row + 1), slice(begin, end)
+            alone = layer.forward(x[here], rate=None if rate is None else rate[here])
             if alone.dim() > 2 or end == count:
                 found[row, begin, end] = alone
     return found
@@ -218,8 +225,13 @@ def _borders(starts: Tensor | None, count: int) -> list[tuple[int, int]]:
     return list(pairwise(edges)) if count else []
 
 
-def _compare_rows(trial: Trial[Any], counts: list[int], length: int, starts: Tensor | None) -> None:
-    """Compare rows padded and packed in one batch with their sequences alone, in every view the layer has."""
+def compare_rows(
+    trial: Trial[Any], counts: list[int], length: int, starts: Tensor | None, rate: Tensor | None = None
+) -> None:
+    """Compare rows padded and packed in one batch with their sequences alone, in every view the layer has.
+
+    `rate` (batch, length) gives an interval to every element; those of the padding are replaced by what fills it.
+    """
     layer = trial.layer
     lengths = torch.tensor(counts, device=trial.device)
     marks = None if starts is None else starts.to(trial.device)
@@ -227,16 +239,17 @@ def _compare_rows(trial: Trial[Any], counts: list[int], length: int, starts: Ten
     full = starts is not None and not padding.any()
     with torch.no_grad():
         x = trial.draw(len(counts), length)
-        sequences = forward_alone(layer, x, counts, starts)
+        sequences = forward_alone(layer, x, counts, starts, rate)
         state, rows = None, []
         if isinstance(layer, CausalLayer):
             state = carried_state(trial, len(counts))
-            rows = sequences_alone(layer, x, state, counts, starts)
+            rows = sequences_alone(layer, x, state, counts, starts, rate)
         for filler in FILLERS[:1] if full else FILLERS:
             filled = x.clone()
             filled[padding] = filler
             context = "of full rows" if full else f"of rows with padding of {filler}"
             given: dict[str, Any] = {"lengths": None if full else lengths, "starts": marks}
+            given["rate"] = None if rate is None else rate.masked_fill(padding, filler)
             y = layer.forward(filled, **given)
             pairs = [(of_sequence(y, *place), alone) for place, alone in sequences.items()]
             trial.compare(f"outputs of `forward` {context} differ", pairs)

@@ -117,14 +117,27 @@ def compare_states(trial: Trial[Any], what: str, states: Sequence[tuple[Any, Any
         raise trial.refuse(f"the integers of {what} differ")
 
 
-def run_steps(layer: CausalLayer[Any], x: Tensor, state: Any, *, rate: float | None = None) -> tuple[Tensor, Any]:
-    """`x` (batch, length, ...) one element at a time, with the constants computed once."""
-    constants = layer.constants(rate=rate)
+def run_steps(
+    layer: CausalLayer[Any], x: Tensor, state: Any, *, rate: float | Tensor | None = None
+) -> tuple[Tensor, Any]:
+    """`x` (batch, length, ...) one element at a time; with the constants computed once if one rate serves all."""
+    varies = isinstance(rate, Tensor)
+    constants = None if varies else layer.constants(rate=rate)
     outputs = []
     for t in range(x.shape[1]):
-        y_t, state = layer.step(x[:, t], state, rate=rate, constants=constants)
+        y_t, state = layer.step(x[:, t], state, rate=rate[:, t] if varies else rate, constants=constants)
         outputs.append(y_t)
     return torch.stack(outputs, dim=1), state
+
+
+def takes(layer: SequenceLayer, x: Tensor, *, rate: float | Tensor | None = None, starts: Tensor | None = None) -> bool:
+    """False if the layer refuses an argument with its sentence."""
+    try:
+        with torch.no_grad():
+            layer.forward(x, rate=rate, starts=starts)
+    except InputError:
+        return False
+    return True
 
 
 def relative_difference(pairs: Pairs) -> float:
