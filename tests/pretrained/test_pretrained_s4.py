@@ -99,6 +99,19 @@ def test_rank_2(tmp_path: Path) -> None:
     assert_close(lti_kernel(layer.system(), options["L"], dtype=torch.float64)[0].detach(), arrays["K"], 2e-4)
 
 
+def test_tied_rows_serve_every_second_feature(tmp_path: Path) -> None:
+    tied, free = state_dict("block/s4_legs"), state_dict("block/s4_legs")
+    for name, axis in {"A_real": 0, "A_imag": 0, "B": 1, "P": 1}.items():
+        rows = torch.stack(
+            [free[f"layer.kernel.{name}"].select(axis, 3), 1.1 * tied[f"layer.kernel.{name}"].select(axis, 5)], axis
+        )
+        repeats = [8 if at == axis else 1 for at in range(rows.dim())]
+        tied[f"layer.kernel.{name}"], free[f"layer.kernel.{name}"] = rows, rows.repeat(repeats)
+    x = torch.randn(1, 300, 16)
+    y = pretrained.load(write(tied, tmp_path))(x).detach()
+    assert_close(y, pretrained.load(write(free, tmp_path))(x).detach(), 1e-6)
+
+
 def test_C_is_restored_exactly(tmp_path: Path) -> None:
     weights = {name: value.double() for name, value in state_dict("block/s4_legs").items()}
     weights["layer.kernel.l_kernel"] = torch.tensor(200)
