@@ -30,6 +30,7 @@ from longstate.layers import (
     LongConv,
     Mamba,
     Mamba2,
+    Mamba3,
     MixtureOfExperts,
     Residual,
     SequenceLayer,
@@ -118,6 +119,12 @@ CAUSAL_LAYERS = [
     Entry("Mamba2(groups, limits)", lambda: Mamba2(D_MODEL, 3, head_dim=2, n_groups=2, dt_floor=0.01, dt_ceiling=0.05)),
     Entry("Mamba2(d_ssm)", lambda: Mamba2(D_MODEL, 2, head_dim=2, d_ssm=4, D_per_channel=True, gate="norm_first")),
     Entry("Mamba2(none)", lambda: Mamba2(D_MODEL, 2, head_dim=2, gate="none", conv_bias=False, bias=True)),
+    Entry("Mamba3", lambda: Mamba3(D_MODEL, 4, head_dim=4), programs=True),
+    Entry("Mamba3(rank, halves)", lambda: Mamba3(D_MODEL, 4, head_dim=2, rank=3, n_groups=2, pairs="halves")),
+    Entry(
+        "Mamba3(softplus, norm)",
+        lambda: Mamba3(D_MODEL, 4, head_dim=4, rope_fraction=1.0, A_activation="softplus", output_norm=True),
+    ),
     Entry("Attention", lambda: Attention(D_MODEL, 2), programs=True),
     Entry("Attention(rotary, grouped)", lambda: Attention(D_MODEL, 4, n_kv_heads=2, head_dim=2, rotary_base=100.0)),
     Entry("Attention(window)", lambda: Attention(D_MODEL, 2, window=5, rotary_base=100.0, bias=True), programs=True),
@@ -194,7 +201,7 @@ BIDIRECTIONAL_LAYERS = [
 
 GRID_LAYERS = [
     Entry("S4ND", lambda: S4ND(D_MODEL, 4), programs=True),
-    Entry("S4ND(s4, rank)", lambda: S4ND(3, 4, kernel="s4", rank=2, bandlimit=0.3, output="linear")),
+    Entry("S4ND(s4, rank)", lambda: S4ND(3, 4, layer="s4", rank=2, bandlimit=0.3, output="linear")),
     Entry("S4ND(1)", lambda: S4ND(3, 4, dim=1, n_ssm=1, rule="bilinear", dropout=0.2)),
     Entry("S4ND(3)", lambda: S4ND(2, 4, dim=3, bidirectional=(False, True, True), output="none"), programs=True),
     Entry("S4ND(real)", lambda: S4ND(3, 3, init="real", bidirectional=False, rank=2)),

@@ -27,11 +27,13 @@ from longstate.layers import BidirectionalS5 as BidirectionalS5
 from longstate.layers import CausalLayer as CausalLayer
 from longstate.layers import FeedForward as FeedForward
 from longstate.layers import GridLayer as GridLayer
+from longstate.layers import HippoMemory as HippoMemory
 from longstate.layers import Hyena as Hyena
 from longstate.layers import LinOSS as LinOSS
 from longstate.layers import LongConv as LongConv
 from longstate.layers import Mamba as Mamba
 from longstate.layers import Mamba2 as Mamba2
+from longstate.layers import Mamba3 as Mamba3
 from longstate.layers import MixtureOfExperts as MixtureOfExperts
 from longstate.layers import Residual as Residual
 from longstate.layers import SequenceLayer as SequenceLayer

@@ -17,6 +17,8 @@ from longstate.layers.feed_forward import FeedForward as FeedForward
 from longstate.layers.gss import GSS as GSS
 from longstate.layers.h3 import H3 as H3
 from longstate.layers.h3 import H3State as H3State
+from longstate.layers.hippo_memory import HippoMemory as HippoMemory
+from longstate.layers.hippo_memory import HippoState as HippoState
 from longstate.layers.hyena import Hyena as Hyena
 from longstate.layers.hyena import HyenaState as HyenaState
 from longstate.layers.linoss import LinOSS as LinOSS
@@ -30,6 +32,8 @@ from longstate.layers.lti import LTIState as LTIState
 from longstate.layers.mamba import Mamba as Mamba
 from longstate.layers.mamba2 import Mamba2 as Mamba2
 from longstate.layers.mamba2 import Mamba2State as Mamba2State
+from longstate.layers.mamba3 import Mamba3 as Mamba3
+from longstate.layers.mamba3 import Mamba3State as Mamba3State
 from longstate.layers.mimo import MIMOLayer as MIMOLayer
 from longstate.layers.mimo import MIMOState as MIMOState
 from longstate.layers.mixture_of_experts import MixtureOfExperts as MixtureOfExperts

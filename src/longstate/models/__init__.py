@@ -41,6 +41,7 @@ from longstate.models.layer_config import LongConvConfig as LongConvConfig
 from longstate.models.layer_config import LRUConfig as LRUConfig
 from longstate.models.layer_config import LSSLConfig as LSSLConfig
 from longstate.models.layer_config import Mamba2Config as Mamba2Config
+from longstate.models.layer_config import Mamba3Config as Mamba3Config
 from longstate.models.layer_config import MambaConfig as MambaConfig
 from longstate.models.layer_config import MixtureOfExpertsConfig as MixtureOfExpertsConfig
 from longstate.models.layer_config import S4Config as S4Config

@@ -25,6 +25,7 @@ from longstate.layers import (
     LongConv,
     Mamba,
     Mamba2,
+    Mamba3,
     MixtureOfExperts,
     SequenceLayer,
 )
@@ -42,6 +43,7 @@ from longstate.models.layer_config import (
     LRUConfig,
     LSSLConfig,
     Mamba2Config,
+    Mamba3Config,
     MambaConfig,
     MixtureOfExpertsConfig,
     S4Config,
@@ -65,6 +67,7 @@ CAUSAL: dict[type[LayerConfig], type[CausalLayer[Any]]] = {
     AttentionConfig: Attention,
     MambaConfig: Mamba,
     Mamba2Config: Mamba2,
+    Mamba3Config: Mamba3,
     FeedForwardConfig: FeedForward,
     MixtureOfExpertsConfig: MixtureOfExperts,
 }

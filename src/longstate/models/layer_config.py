@@ -316,7 +316,7 @@ class H3Config:
     kind: Literal["h3"] = "h3"
     d_state: int = 64
     head_dim: int = 1
-    init: Literal["lin", "inv", "legs", "random", "real"] = "lin"
+    init: DiagonalInit = "lin"
     rule: Rule = "bilinear"
     n_ssm: int | None = None
     dt_min: float = 1e-3
@@ -431,6 +431,32 @@ class Mamba2Config:
     bias: bool = False
 
 
+@dataclass(frozen=True, kw_only=True)
+class Mamba3Config:
+    """The arguments of `layers.Mamba3`, but for its width.
+
+    Example:
+        >>> from longstate.models import Mamba3Config
+        >>> Mamba3Config(rank=4).pairs
+        'adjacent'
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = _FORBID_EXTRA
+
+    kind: Literal["mamba3"] = "mamba3"
+    d_state: int = 128
+    expand: int = 2
+    head_dim: int = 64
+    n_groups: int = 1
+    rank: int = 1
+    rope_fraction: float = 0.5
+    pairs: Literal["adjacent", "halves"] = "adjacent"
+    A_activation: Literal["linear_reciprocal", "softplus"] = "linear_reciprocal"
+    output_norm: bool = False
+    dt_min: float = 1e-3
+    dt_max: float = 1e-1
+
+
 # S4D stands first: a reader of unions from left to right takes it where `kind` is left out.
 LayerConfig: TypeAlias = (
     S4DConfig
@@ -448,6 +474,7 @@ LayerConfig: TypeAlias = (
     | AttentionConfig
     | MambaConfig
     | Mamba2Config
+    | Mamba3Config
     | FeedForwardConfig
     | MixtureOfExpertsConfig
 )

@@ -22,6 +22,7 @@ from longstate.ops.lti_step import StepConstants as StepConstants
 from longstate.ops.lti_step import lti_constants as lti_constants
 from longstate.ops.lti_step import lti_step as lti_step
 from longstate.ops.lti_system import LTISystem as LTISystem
+from longstate.ops.memory_scan import memory_scan as memory_scan
 from longstate.ops.mimo_scan import mimo_scan as mimo_scan
 from longstate.ops.mimo_step import MIMOConstants as MIMOConstants
 from longstate.ops.mimo_step import mimo_constants as mimo_constants
@@ -31,5 +32,8 @@ from longstate.ops.selective_scan import selective_scan as selective_scan
 from longstate.ops.selective_scan import selective_scan_step as selective_scan_step
 from longstate.ops.ssd import ssd as ssd
 from longstate.ops.ssd import ssd_step as ssd_step
+from longstate.ops.trapezoidal_scan import TrapezoidalState as TrapezoidalState
+from longstate.ops.trapezoidal_scan import trapezoidal_scan as trapezoidal_scan
+from longstate.ops.trapezoidal_scan import trapezoidal_step as trapezoidal_step
 from longstate.ops.varying_scan import VaryingSystem as VaryingSystem
 from longstate.ops.varying_scan import varying_scan as varying_scan

@@ -17,7 +17,15 @@ from torch.nn import functional as F
 
 
 def ssd_core(
-    X: Tensor, log_decay: Tensor, B: Tensor, C: Tensor, state: Tensor, starts: Tensor | None, block: int
+    X: Tensor,
+    log_decay: Tensor,
+    B: Tensor,
+    C: Tensor,
+    state: Tensor,
+    starts: Tensor | None,
+    block: int,
+    *,
+    rank: int = 1,
 ) -> tuple[Tensor, Tensor]:
     """Outputs and final state of heads with one decay each, in one type of numbers.
 
@@ -30,7 +38,9 @@ def ssd_core(
         C: Queries, as B.
         state: S before the first step (batch, H, P, N).
         starts: True where the state is forgotten (batch, length), or None.
-        block: Q.
+        block: Q, a multiple of `rank`.
+        rank: So many steps that follow each other are one instant: each reads what all of them add. Only the first of
+            them may decay or start a sequence.
 
     Returns:
         Y (batch, length, H, P), and S after the last step.
@@ -38,7 +48,7 @@ def ssd_core(
     length, groups = X.shape[1], B.shape[2]
     if length == 0:
         return X, state
-    block = min(block, length)
+    block = min(block - block % rank, length)
     # Zeros at the end change nothing: their decay is 1 and they add nothing to the state.
     extra = -length % block
     X, log_decay, B, C = (_blocks(part, extra, block, groups) for part in (X, log_decay.unsqueeze(-1), B, C))
@@ -47,7 +57,7 @@ def ssd_core(
         count = starts.cumsum(1)
         segment = torch.cat([count, count[:, -1:].expand(-1, extra)], dim=1).unflatten(1, (-1, block))
     Y, state = _SSDCore.apply(
-        X, log_decay.squeeze(-1), B.squeeze(-2), C.squeeze(-2), state.unflatten(1, (groups, -1)), segment
+        X, log_decay.squeeze(-1), B.squeeze(-2), C.squeeze(-2), state.unflatten(1, (groups, -1)), segment, rank
     )
     return Y.transpose(2, 3).flatten(3, 4).flatten(1, 2)[:, :length], state.flatten(1, 2)
 
@@ -66,9 +76,9 @@ class _SSDCore(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx, X: Tensor, log_decay: Tensor, B: Tensor, C: Tensor, state: Tensor, segment: Tensor | None
+        ctx, X: Tensor, log_decay: Tensor, B: Tensor, C: Tensor, state: Tensor, segment: Tensor | None, rank: int
     ) -> tuple[Tensor, Tensor]:
-        factors = _factors(log_decay, segment)
+        factors = _factors(log_decay, segment, rank)
         added = _wide(X * factors.until).mT @ B
         incoming = torch.empty_like(added).unflatten(3, state.shape[2:4])
         added = added.view_as(incoming)
@@ -78,13 +88,14 @@ class _SSDCore(torch.autograd.Function):
         Y = (C @ incoming.flatten(3, 4).mT).view_as(X) * factors.since
         Y += (_scores(C, B, factors.within) @ _by_head(X)).transpose(3, 4)
         ctx.save_for_backward(X, log_decay, B, C, segment, incoming, Y, state)
+        ctx.rank = rank
         return Y, state
 
     @staticmethod
     def backward(ctx, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         dY, d_state = grad_outputs
         X, log_decay, B, C, segment, incoming, Y, state = ctx.saved_tensors
-        factors = _factors(log_decay, segment)
+        factors = _factors(log_decay, segment, ctx.rank)
         scaled_dY = _wide(dY * factors.since)
         d_incoming = (scaled_dY.mT @ C).view_as(incoming)
         d_outgoing = torch.empty_like(incoming)
@@ -104,7 +115,7 @@ class _SSDCore(torch.autograd.Function):
         dB = d_products.mT @ C + _wide(X * factors.until) @ d_wide
         dc = (dY * Y - X * dX).sum(-1)
         dc[:, :, :, -1] += dot
-        return dX, dc.flip(3).cumsum(3).flip(3), dB, dC, d_state, None
+        return dX, dc.flip(3).cumsum(3).flip(3), dB, dC, d_state, None, None
 
 
 class _Factors(NamedTuple):
@@ -116,11 +127,12 @@ class _Factors(NamedTuple):
     through: Tensor  # e^{c_Q} (batch, blocks, G, H/G, 1, 1)
 
 
-def _factors(log_decay: Tensor, segment: Tensor | None) -> _Factors:
+def _factors(log_decay: Tensor, segment: Tensor | None, rank: int) -> _Factors:
     c = log_decay.cumsum(3)
     last = c[:, :, :, -1:]
     since, until, through = c.exp(), (last - c).exp(), last.squeeze(3).exp()
-    visible = torch.ones(c.shape[3], c.shape[3], dtype=torch.bool, device=c.device).tril()
+    instant = torch.arange(c.shape[3], device=c.device) // rank
+    visible = instant[:, None] >= instant
     if segment is not None:
         visible = (visible & (segment[:, :, :, None] == segment[:, :, None]))[:, :, None, None]
         before = F.pad(segment[:, :-1, -1], (1, 0))
