@@ -178,6 +178,20 @@ def test_varying_steps_are_the_steps_one_by_one(rule: str) -> None:
             assert (a[0] - b[row]).abs().max() <= 1e-12 * b.abs().max()
 
 
+@torch.no_grad()
+def test_implicit_oscillators_lose_energy_at_steps_of_any_length() -> None:
+    layer = LinOSS(2, 16).double()
+    torch.nn.init.uniform_(layer.A, 0.0, 30.0)
+    state, rate = layer.initial_state(1), 5 * torch.rand(1, 200, dtype=torch.float64)
+    state, x = state._replace(position=torch.ones_like(state.position)), torch.zeros(1, 2, dtype=torch.float64)
+    energy = layer.A[:, None].clone()
+    for t in range(200):
+        _, state = layer.step(x, state, rate=rate[:, t])
+        after = layer.A[:, None] * state.position[0] ** 2 + state.velocity[0] ** 2
+        assert (after <= energy * (1 + 1e-12)).all()
+        energy = after
+
+
 @pytest.mark.parametrize("rule", RULES)
 def test_finer_steps_converge_to_the_motion(rule: str) -> None:
     """Held input, every step cut into n: errors against a fine cut fall with the first order of the rules."""

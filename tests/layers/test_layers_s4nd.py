@@ -22,10 +22,10 @@ def at_lag(kernel: Tensor, lag: int, both_ways: bool) -> Tensor:
     return kernel[..., index] if 0 <= index < kernel.shape[-1] else torch.zeros_like(kernel[..., 0])
 
 
-@pytest.mark.parametrize("kernel", ["s4d", "s4"])
+@pytest.mark.parametrize("system", ["s4d", "s4"])
 @pytest.mark.parametrize("grid", [(5, 8), (7, 3), (1, 6)], ids=str)
-def test_image_is_the_sum_over_all_pairs_of_pixels(kernel: str, grid: tuple[int, int]) -> None:
-    layer = bare(2, 4, kernel=kernel, rank=2, bidirectional=(True, False))
+def test_image_is_the_sum_over_all_pairs_of_pixels(system: str, grid: tuple[int, int]) -> None:
+    layer = bare(2, 4, layer=system, rank=2, bidirectional=(True, False))
     x = torch.randn(1, *grid, 2, **DOUBLE)
     down, across = (layer.axis_kernel(axis, n, **DOUBLE) for axis, n in enumerate(grid))
     expected = layer.D * x
@@ -80,10 +80,10 @@ def test_a_causal_axis_never_looks_ahead(axis: int) -> None:
         assert slope.select(axis + 1, t).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("kernel", ["s4d", "s4"])
-def test_one_axis_is_the_bidirectional_layer(kernel: str) -> None:
-    cls = S4D if kernel == "s4d" else S4
-    grid_layer = S4ND(4, 8, dim=1, kernel=kernel).double()
+@pytest.mark.parametrize("system", ["s4d", "s4"])
+def test_one_axis_is_the_bidirectional_layer(system: str) -> None:
+    cls = S4D if system == "s4d" else S4
+    grid_layer = S4ND(4, 8, dim=1, layer=system).double()
     forward, backward = (cls(4, 8, output="none").double() for _ in range(2))
     sequence_layer = TwoSided(forward, backward).double()
     with torch.no_grad():
@@ -118,9 +118,9 @@ def test_a_shifted_image_gives_the_shifted_answer() -> None:
     assert (moved[:, 3:, 4:] - y[:, :-3, :-4]).abs().max() <= 1e-12 * y.abs().max()
 
 
-@pytest.mark.parametrize("kernel", ["s4d", "s4"])
-def test_rate_keeps_the_mass_of_every_axis(kernel: str) -> None:
-    layer = bare(4, 16, kernel=kernel, dt_min=1e-2, dt_max=2e-2, bidirectional=(False, True))
+@pytest.mark.parametrize("system", ["s4d", "s4"])
+def test_rate_keeps_the_mass_of_every_axis(system: str) -> None:
+    layer = bare(4, 16, layer=system, dt_min=1e-2, dt_max=2e-2, bidirectional=(False, True))
     for axis in (0, 1):
         fine = layer.axis_kernel(axis, 8192, **DOUBLE)
         coarse = layer.axis_kernel(axis, 4096, rate=2.0, **DOUBLE)
@@ -152,15 +152,15 @@ def test_a_finer_image_of_the_same_scene_gives_the_same_answer() -> None:
     assert (unaware - coarse).abs().max() >= 0.3 * coarse.abs().max()
 
 
-@pytest.mark.parametrize("kernel", ["s4d", "s4"])
-def test_bandlimit_leaves_out_fast_modes_whatever_the_rate(kernel: str) -> None:
-    layer = S4ND(4, 16, kernel=kernel, bandlimit=0.2, dt_min=0.02, dt_max=0.1, n_ssm=2)
+@pytest.mark.parametrize("system", ["s4d", "s4"])
+def test_bandlimit_leaves_out_fast_modes_whatever_the_rate(system: str) -> None:
+    layer = S4ND(4, 16, layer=system, bandlimit=0.2, dt_min=0.02, dt_max=0.1, n_ssm=2)
     axis = layer.axes[0]
     frequency = axis.A_imag.abs().repeat(2, 1) * axis.log_dt.exp()[:, None] / (2 * math.pi)
     kept = frequency < 0.1
     assert kept.any()
     assert not kept.all()
-    free = S4ND(4, 16, kernel=kernel, n_ssm=2)
+    free = S4ND(4, 16, layer=system, n_ssm=2)
     free.load_state_dict(layer.state_dict())
     with torch.no_grad():
         for twin in free.axes:
@@ -200,7 +200,7 @@ def test_an_empty_grid_is_an_empty_answer() -> None:
         (lambda: S4ND(0), "`d_model` is 0, but a positive integer is needed"),
         (lambda: S4ND(4, dim=0), "`dim` is 0, but a positive integer is needed"),
         (lambda: S4ND(4, rank=0), "`rank` is 0, but a positive integer is needed"),
-        (lambda: S4ND(4, kernel="dss"), "`kernel` is 'dss', but one of s4d, s4 is needed"),
+        (lambda: S4ND(4, layer="dss"), "`layer` is 'dss', but one of s4d, s4 is needed"),
         (lambda: S4ND(4, init="hippo"), "`init` is 'hippo', but one of lin"),
         (
             lambda: S4ND(4, bidirectional=(True,)),

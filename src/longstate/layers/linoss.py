@@ -65,6 +65,9 @@ class LinOSS(CausalLayer[LinOSSState]):
         dropout: Share of activations dropped in training, once, before the output map.
         output: "full_glu" (as published), any other of `layers.build_output`, or "none" (the bare oscillators).
 
+    Where steps vary, only "im" is sure to stay bounded: its energy A x² + x'² falls at every step, however long. Under
+    the other two, steps of changing length can pump an oscillator up, as one does a swing.
+
     Under "imex" and "damped" a stiffness beyond what the step can follow (`theory.stiffness_bounds`) acts as the
     largest that it can, at a `rate` above 1 too; the official code diverges there under "imex".
 

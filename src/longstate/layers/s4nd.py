@@ -15,7 +15,7 @@ from longstate.layers.pointwise import build_output
 from longstate.layers.s4 import S4
 from longstate.layers.s4d import S4D
 
-KERNELS = ("s4d", "s4")
+SYSTEMS = ("s4d", "s4")
 _INITS = {"s4d": "lin", "s4": "legs"}
 _RULES = {"s4d": "zoh", "s4": "bilinear"}
 
@@ -32,7 +32,7 @@ class S4ND(GridLayer):
         d_model: Number of features.
         d_state: Real state size N of each feature on each axis; even.
         dim: Axes of a grid: 1, 2 for images, 3 for video.
-        kernel: The system of each axis: "s4d" (diagonal) or "s4" (diagonal plus low rank).
+        layer: The system of each axis: "s4d" (diagonal) or "s4" (diagonal plus low rank).
         bidirectional: Whether the kernel of an axis reaches both ways; one for all axes or one for each. The backward
             half begins one step away, so that the present counts once. A causal axis may be time.
         rank: R, the number of products that are averaged.
@@ -69,7 +69,7 @@ class S4ND(GridLayer):
         d_state: int = 64,
         *,
         dim: int = 2,
-        kernel: str = "s4d",
+        layer: str = "s4d",
         bidirectional: bool | Sequence[bool] = True,
         rank: int = 1,
         bandlimit: float | None = None,
@@ -83,7 +83,7 @@ class S4ND(GridLayer):
     ) -> None:
         super().__init__()
         check_positive(d_model=d_model, dim=dim, rank=rank)
-        check_choice(kernel, KERNELS, name="kernel")
+        check_choice(layer, SYSTEMS, name="layer")
         both_ways = (bidirectional,) * dim if isinstance(bidirectional, bool) else tuple(bidirectional)
         if len(both_ways) != dim:
             raise InputError(
@@ -101,11 +101,11 @@ class S4ND(GridLayer):
         self.bandlimit = bandlimit
         self.axes = nn.ModuleList(
             _bare(
-                (S4D if kernel == "s4d" else S4)(
+                (S4D if layer == "s4d" else S4)(
                     d_model,
                     d_state,
-                    init=_INITS[kernel] if init is None else init,
-                    rule=_RULES[kernel] if rule is None else rule,
+                    init=_INITS[layer] if init is None else init,
+                    rule=_RULES[layer] if rule is None else rule,
                     channels=2 * rank if reaches_back else rank,
                     n_ssm=n_ssm,
                     dt_min=dt_min,
