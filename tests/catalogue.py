@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import cycle
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,6 +26,7 @@ from longstate.layers import (
     BidirectionalS5,
     FeedForward,
     GridLayer,
+    HippoMemory,
     Hyena,
     LinOSS,
     LongConv,
@@ -37,12 +39,21 @@ from longstate.layers import (
     TwoSided,
 )
 from longstate.models import (
+    AttentionConfig,
     Backbone,
     BackboneConfig,
     BidirectionalClassifierConfig,
     ClassifierConfig,
+    FeedForwardConfig,
+    H3Config,
+    HyenaConfig,
     InputStatistics,
+    LanguageModel,
+    LanguageModelConfig,
     LayerConfig,
+    Mamba2Config,
+    MambaConfig,
+    MixtureOfExpertsConfig,
     ModelConfig,
     RegressorConfig,
     S4Config,
@@ -65,8 +76,11 @@ class Entry:
     build: Callable[[], SequenceLayer | GridLayer]
     d_input: int = D_MODEL
     programs: bool = False
+    vocabulary: int = 0
 
     def make_input(self, batch: int, length: int) -> Tensor:
+        if self.vocabulary:
+            return torch.randint(self.vocabulary, (batch, length))
         return torch.randn(batch, length, self.d_input, dtype=torch.float64)
 
     def __str__(self) -> str:
@@ -153,6 +167,17 @@ CAUSAL_LAYERS = [
     Entry("S5(all modes, dirac, gelu)", lambda: S5(D_MODEL, 6, rule="dirac", conj_sym=False, output="gelu")),
     Entry("S5(complex, half_glu2)", lambda: S5(D_MODEL, D_STATE, c_init="complex_normal", output="half_glu2")),
     Entry("S5(clipped, full_glu)", lambda: S5(D_MODEL, D_STATE, clip_eigs=True, dropout=0.2, output="full_glu")),
+    Entry("HippoMemory", lambda: HippoMemory(D_MODEL, D_STATE), programs=True),
+    Entry("HippoMemory(bilinear)", lambda: HippoMemory(D_MODEL, 5, rule="bilinear")),
+    Entry("HippoMemory(backward_euler)", lambda: HippoMemory(D_MODEL, D_STATE, rule="backward_euler")),
+    Entry("HippoMemory(euler)", lambda: HippoMemory(D_MODEL, 3, rule="euler")),
+    Entry("HippoMemory(legt)", lambda: HippoMemory(D_MODEL, D_STATE, measure="legt", window=9), programs=True),
+    Entry("HippoMemory(lmu, bilinear)", lambda: HippoMemory(D_MODEL, 5, measure="lmu", window=6.5, rule="bilinear")),
+    Entry("HippoMemory(fading legs)", lambda: HippoMemory(D_MODEL, 4, window=3.0)),
+    Entry("HippoMemory(glagt)", lambda: HippoMemory(D_MODEL, 4, measure="glagt", window=5, alpha=0.3, beta=0.5)),
+    Entry(
+        "HippoMemory(fourier, euler)", lambda: HippoMemory(1, 4, measure="fourier2", window=90, rule="euler"), d_input=1
+    ),
     Entry("LRU", lambda: LRU(D_MODEL, D_STATE), programs=True),
     Entry("LRU(ring, none)", lambda: LRU(D_MODEL, 3, r_min=0.9, r_max=0.99, max_phase=0.5, output="none")),
     Entry("LinOSS(im)", lambda: LinOSS(D_MODEL, D_STATE), programs=True),
@@ -168,7 +193,7 @@ CAUSAL_LAYERS = [
     Entry("Hyena(order=3)", lambda: _hyena(filter_length=40, order=3, shift=0.05, emb_dim=5, num_inner_mlps=1)),
     Entry("Hyena(order=4)", lambda: _hyena(filter_length=12, order=4, short_width=4, dropout=0.2, frequency=10.0)),
     Entry("Hyena(no windows)", lambda: _hyena(filter_length=1, short_width=1)),
-    Entry("LongConv", lambda: LongConv(D_MODEL, filter_length=7), programs=True),
+    Entry("LongConv", lambda: LongConv(D_MODEL, filter_length=7)),
     Entry("LongConv(time)", lambda: LongConv(D_MODEL, filter_length=40, smooth="time", channels=2, squash=0.0)),
     Entry("LongConv(frequency)", lambda: LongConv(D_MODEL, filter_length=9, **_FREQUENCY), programs=True),
     Entry("S4D(1, 2)", lambda: S4D(1, 2, dt_min=0.5, dt_max=2.0), d_input=1),
@@ -223,6 +248,13 @@ def _model(name: str, config: ModelConfig, programs: bool = False) -> Entry:
 
 _S4D, _S4 = S4DConfig(d_state=D_STATE), S4Config(d_state=D_STATE)
 
+
+def _language_model(name: str, pattern: tuple[LayerConfig, ...], programs: bool = False, **options: Any) -> Entry:
+    backbone = BackboneConfig(d_model=D_MODEL, n_layers=1, pattern=pattern, norm="rms", dropout=0.1)
+    config = LanguageModelConfig(vocabulary_size=7, backbone=backbone, tokenizer="tokenizer.json", **options)
+    return Entry(name, lambda: LanguageModel(config), programs=programs, vocabulary=7)
+
+
 MODELS = [
     _model(
         "classifier(mean)",
@@ -256,6 +288,21 @@ MODELS = [
         ),
     ),
     Entry("Backbone", lambda: Backbone(_stack(_S4D, "rms"))),
+    _language_model("language_model", (MambaConfig(d_state=2),), programs=True),
+    _language_model(
+        "language_model(hybrid)",
+        (
+            Mamba2Config(d_state=2, head_dim=4),
+            MixtureOfExpertsConfig(d_inner=4, n_experts=3),
+            AttentionConfig(n_heads=2, n_kv_heads=1, rotary_base=100.0),
+            FeedForwardConfig(activation="swiglu", d_inner=6),
+        ),
+        tie_head=False,
+        vocabulary_multiple=8,
+    ),
+    _language_model(
+        "language_model(convolutions)", (H3Config(d_state=4), HyenaConfig(filter_length=7, filter_order=4))
+    ),
 ]
 
 ALL = [*CAUSAL_LAYERS, *BIDIRECTIONAL_LAYERS, *MODELS]

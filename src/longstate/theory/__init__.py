@@ -18,6 +18,10 @@ from longstate.theory.hippo import hippo as hippo
 from longstate.theory.measures import MEASURE_FACTS as MEASURE_FACTS
 from longstate.theory.measures import MEASURES as MEASURES
 from longstate.theory.measures import Measure as Measure
+from longstate.theory.memory import MEMORY_RULES as MEMORY_RULES
+from longstate.theory.memory import Blocks as Blocks
+from longstate.theory.memory import scaled_blocks as scaled_blocks
+from longstate.theory.memory import sliding_blocks as sliding_blocks
 from longstate.theory.mixtures import DIAGONAL_INITS as DIAGONAL_INITS
 from longstate.theory.mixtures import DPLR_INITS as DPLR_INITS
 from longstate.theory.mixtures import MIXTURES as MIXTURES
@@ -35,5 +39,8 @@ from longstate.theory.oscillator import stiffness_bounds as stiffness_bounds
 from longstate.theory.real_form import RealForm as RealForm
 from longstate.theory.real_form import real_form as real_form
 from longstate.theory.real_form import real_vector as real_vector
+from longstate.theory.reconstruct import check_reconstructs as check_reconstructs
+from longstate.theory.reconstruct import check_window as check_window
+from longstate.theory.reconstruct import reconstruct as reconstruct
 from longstate.theory.truncation import restore_output as restore_output
 from longstate.theory.truncation import truncate_output as truncate_output

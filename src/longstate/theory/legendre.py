@@ -32,7 +32,7 @@ def lmu(d_state: int) -> tuple[Tensor, Tensor]:
     return -weight[:, None] * signs, parity * weight
 
 
-def legendre(x: Tensor, count: int) -> Tensor:
+def legendre(x: Tensor, count: int, *, start: Tensor | None = None) -> Tensor:
     """The Legendre polynomials P_0 .. P_{count-1} at points of [-1, 1], by their recurrence.
 
         (n + 1) P_{n+1}(x) = (2n + 1) x P_n(x) - n P_{n-1}(x)
@@ -40,6 +40,7 @@ def legendre(x: Tensor, count: int) -> Tensor:
     Args:
         x: Points, any shape.
         count: How many polynomials.
+        start: What P_0 is, broadcast against `x`, where every polynomial is wanted times a factor; 1 if None.
 
     Returns:
         Values (count, ...).
@@ -50,10 +51,15 @@ def legendre(x: Tensor, count: int) -> Tensor:
                 [ 0.0000,  0.5000,  1.0000],
                 [-0.5000, -0.1250,  1.0000]])
     """
-    values = [torch.ones_like(x), x][:count]
+    first = torch.ones_like(x) if start is None else start.expand(x.shape)
+    values, scales = [first, x * first][:count], [1.0, 1.0][:count]
+    # In units that shrink with n, and signs that alternate in pairs, a step is one fused operation.
     for n in range(1, count - 1):
-        values.append(torch.addcmul(values[n - 1] * (-n / (n + 1)), x, values[n], value=(2 * n + 1) / (n + 1)))
-    return torch.stack(values)
+        scales.append(-n / (n + 1) * scales[n - 1])
+        weight = (2 * n + 1) / (n + 1) * scales[n] / scales[n + 1]
+        values.append(torch.addcmul(values[n - 1], x, values[n], value=weight))
+    unit = torch.tensor(scales, dtype=x.dtype, device=x.device)
+    return torch.stack(values) * unit.reshape(-1, *[1] * x.dim())
 
 
 def norms(count: int, *, device: torch.device | None = None) -> Tensor:

@@ -175,9 +175,11 @@ def _numbers(layer: nn.Module) -> list[Tensor]:
 
 
 def _slopes(module: nn.Module, outputs: Any) -> list[Tensor]:
-    """Derivatives of the sum of squares of all outputs by the parameters."""
-    total = torch.stack([y.square().sum() for y in _pytree.tree_leaves(outputs) if y.requires_grad]).sum()
+    """Derivatives of the sum of squares of all outputs by the parameters; none for a layer without any."""
     parameters = [p for p in module.parameters() if p.requires_grad]
+    if not parameters:
+        return []
+    total = torch.stack([y.square().sum() for y in _pytree.tree_leaves(outputs) if y.requires_grad]).sum()
     return list(torch.autograd.grad(total, parameters, allow_unused=True, materialize_grads=True))
 
 
