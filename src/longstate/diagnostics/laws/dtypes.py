@@ -52,15 +52,18 @@ def check_dtype_and_device(
         raise trial.refuse(f"`{complex_names[0]}` is complex instead of real with a last axis of 2")
     with torch.no_grad():
         for dtype in (torch.float32, torch.float64, torch.bfloat16):
-            _check_kept(trial, copied(trial.layer).to(dtype), x.to(dtype), f"in {dtype}")
+            same = x.to(dtype) if x.dtype.is_floating_point else x
+            _check_kept(trial, copied(trial.layer).to(dtype), same, dtype, f"in {dtype}")
         with torch.autocast(x.device.type, torch.bfloat16):
-            _check_kept(trial, trial.layer, x, "under bfloat16 autocast", autocast=True)
+            _check_kept(trial, trial.layer, x, torch.float32, "under bfloat16 autocast", autocast=True)
         _check_on_meta(trial, x)
     return trial.result()
 
 
-def _check_kept(trial: Trial[Any], layer: AnyLayer, x: torch.Tensor, context: str, autocast: bool = False) -> None:
-    """Compare dtypes and devices of outputs with the input's, and of states with the initial state's."""
+def _check_kept(
+    trial: Trial[Any], layer: AnyLayer, x: torch.Tensor, dtype: torch.dtype, context: str, autocast: bool = False
+) -> None:
+    """Compare dtypes and devices of outputs with the layer's, and of states with the initial state's."""
     views = {"`forward`": layer.forward(x)}
     if isinstance(layer, CausalLayer):
         initial = layer.initial_state(2)
@@ -74,12 +77,10 @@ def _check_kept(trial: Trial[Any], layer: AnyLayer, x: torch.Tensor, context: st
             expected = [(leaf.dtype, x.device, 2) for leaf in _pytree.tree_leaves(initial)]
             if found != expected:
                 raise trial.refuse(f"the state {context} becomes {found} instead of {expected}")
-            if x.dtype is torch.float64 and any(
-                leaf.dtype not in (x.dtype, torch.int64, torch.bool) for leaf in leaves
-            ):
+            if dtype is torch.float64 and any(leaf.dtype not in (dtype, torch.int64, torch.bool) for leaf in leaves):
                 raise trial.refuse(f"the state of a float64 layer holds {found}")
     for view, y in views.items():
-        if y.device != x.device or not (autocast or y.dtype == x.dtype):
+        if y.device != x.device or not (autocast or y.dtype == dtype):
             raise trial.refuse(f"the output of {view} {context} is {y.dtype} on {y.device}")
         if not y.isfinite().all():
             raise trial.refuse(f"the output of {view} {context} is not finite")
@@ -91,7 +92,7 @@ def _check_kept(trial: Trial[Any], layer: AnyLayer, x: torch.Tensor, context: st
                 whole, _ = layer.forward_with_state(x, layer.initial_state(2))
                 pairs += [(views["`forward_with_state`"], whole), (views["`step`"], whole[:, :4])]
         for found, expected in pairs:
-            trial.compare(f"outputs {context} and in {x.dtype} differ", [(found, expected)])
+            trial.compare(f"outputs {context} and in {dtype} differ", [(found, expected)])
 
 
 def _check_on_meta(trial: Trial[Any], x: torch.Tensor) -> None:

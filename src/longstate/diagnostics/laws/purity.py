@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree
 
-from longstate.diagnostics.laws.rows import FILLERS
+from longstate.diagnostics.laws.rows import fillers_of
 from longstate.diagnostics.laws.trial import (
     LENGTH,
     AnyLayer,
@@ -111,7 +111,7 @@ def check_training_statistics(
     uneven = torch.tensor([length, 1, short, 2], device=trial.device)
     for lengths in (full, uneven):
         found = []
-        for filler in (0.0, *FILLERS):
+        for filler in (0, *fillers_of(x)):
             filled = x.clone()
             filled[torch.arange(length, device=trial.device) >= lengths[:, None]] = filler
             found.append(trained(filled, lengths)[1])

@@ -21,6 +21,8 @@ from longstate.layers.base import CausalLayer, SequenceLayer
 
 FILLERS = (float("nan"), 1e4)
 """What is put where nothing should be read: one poisons every sum, the other shows in rounding."""
+ID_FILLERS = (-1, 10**6)
+"""The same for ids, of which there are none so small and none so large."""
 
 
 class Alone(NamedTuple):
@@ -136,7 +138,7 @@ def check_rows_do_not_interact(
         x = trial.draw(4, length)
         alone = torch.cat([layer.forward(row) for row in x.split(1)])
         trial.compare("outputs of rows in a batch and alone differ", [(layer.forward(x), alone)])
-        for filler in FILLERS:
+        for filler in FILLERS if x.dtype.is_floating_point else (0,):
             beside = x.clone()
             beside[1::2] = filler
             found = layer.forward(beside)[::2]
@@ -146,7 +148,7 @@ def check_rows_do_not_interact(
         state = carried_state(trial, 4)
         finals = []
         for row in range(4):
-            beside = torch.full_like(x, FILLERS[0])
+            beside = torch.full_like(x, FILLERS[0] if x.dtype.is_floating_point else 0)
             beside[row] = x[row]
             expected, after = layer.forward_with_state(x[row : row + 1], select_row(state, row))
             found, found_after = layer.forward_with_state(beside, state)
@@ -158,6 +160,11 @@ def check_rows_do_not_interact(
             finals.append((select_row(found_after, row), after))
         compare_states(trial, "the states of rows in a batch and alone", finals)
     return trial.result()
+
+
+def fillers_of(x: Tensor) -> tuple[float, ...]:
+    """What to put into the padding of `x`."""
+    return FILLERS if x.dtype.is_floating_point else ID_FILLERS
 
 
 def example_starts(length: int) -> Tensor:
@@ -244,7 +251,8 @@ def compare_rows(
         if isinstance(layer, CausalLayer):
             state = carried_state(trial, len(counts))
             rows = sequences_alone(layer, x, state, counts, starts, rate)
-        for filler in FILLERS[:1] if full else FILLERS:
+        fillers = fillers_of(x)
+        for filler in fillers[:1] if full else fillers:
             filled = x.clone()
             filled[padding] = filler
             context = "of full rows" if full else f"of rows with padding of {filler}"

@@ -14,7 +14,7 @@ from longstate.layers.base import CausalLayer, GridLayer, SequenceLayer
 AnyLayer: TypeAlias = SequenceLayer | GridLayer
 LayerType = TypeVar("LayerType", bound=AnyLayer)
 MakeInput = Callable[[int, int], Tensor]
-"""Draws an input from (batch, length); its first two axes are these."""
+"""Draws an input from (batch, length); its first two axes are these. Integers stay what they are: ids of tokens."""
 Pairs = Iterable[tuple[Tensor, Tensor]]
 """Tensors to compare: (found, expected)."""
 
@@ -63,7 +63,7 @@ class Trial(Generic[LayerType]):
                 x = torch.randn(batch, length, self.layer.d_model, dtype=torch.float64)
             else:
                 x = self._make_input(batch, length)
-        return x.to(self.device, self.dtype)
+        return x.to(self.device, self.dtype if x.dtype.is_floating_point else x.dtype)
 
     def allow(self, what: str, difference: float, tolerance: float | None = None) -> None:
         """Record a difference, or raise if it is beyond the tolerance (of this law, unless another is given)."""
