@@ -165,6 +165,14 @@ def test_rate_changes_the_diagonal_systems_alone(head_dim: int) -> None:
     assert not close(layer(x, rate=2.0), layer(x), 1e-3)
 
 
+def test_intervals_are_those_of_the_diagonal_systems() -> None:
+    layer = H3(4, 8, rule="zoh").double()
+    x, rate = torch.randn(2, 30, 4, dtype=torch.float64), 2 * torch.rand(2, 30, dtype=torch.float64)
+    q, k, v = layer.in_proj(x).chunk(3, dim=-1)
+    k = ops.long_conv(k, layer.shift_filter()).squeeze(2)
+    assert close(layer(x, rate=rate), layer.out_proj(q * layer.diagonal(k * v, rate=rate)))
+
+
 def test_a_stream_of_heads_shorter_than_the_shift() -> None:
     layer = H3(4, 32, head_dim=2).double()
     x = torch.randn(2, 50, 4, dtype=torch.float64)
@@ -189,6 +197,11 @@ def test_optimiser_rules() -> None:
     assert isinstance(H3(4, 8).diagonal, S4D)
 
 
+def _constants_beside_intervals() -> None:
+    layer = H3(4, 8)
+    layer.step(torch.zeros(2, 4), layer.initial_state(2), rate=torch.ones(2), constants=layer.constants())
+
+
 @pytest.mark.parametrize(
     ("build", "text"),
     [
@@ -199,7 +212,9 @@ def test_optimiser_rules() -> None:
         (lambda: H3(4, 8, head_dim=2, n_ssm=4), "`n_ssm` is 4, but a divisor"),
         (lambda: H3(4, 8)(torch.zeros(2, 4, 9)), r"`x` has shape \(2, 4, 9\), but \(batch, length, 4\) is needed"),
         (lambda: H3(4, 8)(torch.zeros(2, 9, 4), lengths=torch.tensor([1, 10])), "row 1 has 10"),
-        (lambda: H3(4, 8)(torch.zeros(2, 9, 4), rate=torch.ones(2, 9)), "H3 is time invariant and takes one number"),
+        (lambda: H3(4, 8)(torch.zeros(2, 9, 4), rate=0.0), "`rate` is 0.0, but a positive number is needed"),
+        (lambda: H3(4, 8)(torch.zeros(2, 9, 4), rate=torch.ones(2, 8)), r"but floating numbers of shape \(2, 9\)"),
+        (_constants_beside_intervals, "beside `constants`, but constants already hold one rate"),
         (lambda: H3(4, 8).step(torch.zeros(2, 1, 4), H3(4, 8).initial_state(2)), "without a time axis"),
     ],
 )

@@ -11,9 +11,10 @@ from longstate import ops
 from longstate._checks import (
     InputError,
     check_element,
-    check_fixed_rate,
     check_lengths,
     check_positive,
+    check_rate,
+    check_rate_alone,
     check_sequence,
     zero_padding,
 )
@@ -53,7 +54,7 @@ class H3(CausalLayer[H3State]):
 
         K_l = sum_n C_{l+n} B_n,    l < d_state        (plus D at lag 0)
 
-    It counts elements, so `rate` acts on the dt of the diagonal systems alone.
+    It counts elements: `rate`, a number or an interval for each element, acts on the dt of the diagonal systems alone.
 
     Args:
         d_model: Number of features.
@@ -135,8 +136,8 @@ class H3(CausalLayer[H3State]):
         starts: Tensor | None = None,
     ) -> Tensor:
         """The whole sequence by two convolutions."""
-        rate = check_fixed_rate(rate, layer="H3")
         q, k, v = self._project(x, lengths)
+        rate = self._intervals(rate, x, lengths)
         k = ops.long_conv(k, self.shift_filter(), lengths=lengths, starts=starts).squeeze(2)
         kv = self._outer(k, v)
         y = self.diagonal(kv, lengths=self._per_product(lengths), rate=rate, starts=self._per_product(starts))
@@ -157,8 +158,8 @@ class H3(CausalLayer[H3State]):
         starts: Tensor | None = None,
     ) -> tuple[Tensor, H3State]:
         """A chunk by two convolutions, with what both states add, and the states after it."""
-        rate = check_fixed_rate(rate, layer="H3")
         q, k, v = self._project(x, lengths)
+        rate = self._intervals(rate, x, lengths)
         k, tail = ops.long_conv_scan(k, self.shift_filter(), state.tail, lengths=lengths, starts=starts)
         kv = self._outer(k.squeeze(2), v)
         y, inner = self.diagonal.forward_with_state(
@@ -184,12 +185,14 @@ class H3(CausalLayer[H3State]):
     ) -> tuple[Tensor, H3State]:
         """One element by both recurrences; `constants` already hold its rate."""
         check_element(x_t, self.d_model)
-        fixed = check_fixed_rate(rate, layer="H3")
-        constants = self.constants(rate=fixed) if constants is None else constants
+        check_rate_alone(rate, constants)
+        rate = self._intervals(rate, x_t, None)
+        taps = ops.long_conv_constants(self.shift_filter()) if constants is None else constants.taps
+        diagonal = None if constants is None else constants.diagonal
         q, k, v = self.in_proj(x_t).chunk(3, dim=-1)
-        k, tail = ops.long_conv_step(k, state.tail, constants.taps)
+        k, tail = ops.long_conv_step(k, state.tail, taps)
         kv = self._outer(k, v.unsqueeze(1)).squeeze(1)
-        y, inner = self.diagonal.step(kv, LTIState(state.x.flatten(0, 2)), constants=constants.diagonal)
+        y, inner = self.diagonal.step(kv, LTIState(state.x.flatten(0, 2)), rate=rate, constants=diagonal)
         y = self._contract(y.unsqueeze(1), q.unsqueeze(1)).squeeze(1)
         return self.out_proj(y), H3State(tail, self._unfold(inner))
 
@@ -221,6 +224,11 @@ class H3(CausalLayer[H3State]):
     def _per_product(self, of_row: Tensor | None) -> Tensor | None:
         """`lengths` or `starts` of the rows for every product of a key and a value."""
         return None if of_row is None else of_row.repeat_interleave(self.head_dim**2, dim=0)
+
+    def _intervals(self, rate: float | Tensor | None, x: Tensor, lengths: Tensor | None) -> float | Tensor | None:
+        """`rate` as the diagonal systems take it: a number, or the intervals of the rows for every product."""
+        rate = check_rate(rate, x, lengths)
+        return self._per_product(rate) if isinstance(rate, Tensor) else rate
 
     def _unfold(self, state: LTIState) -> Tensor:
         """The state of all products with its axes apart."""
