@@ -2,17 +2,18 @@
 
 import os
 import secrets
+from collections.abc import Iterable
 from pathlib import Path
 
 from longstate._checks import InputError
 
 
-def write(path: Path, data: bytes) -> None:
+def write(path: Path, data: bytes | Iterable[bytes | memoryview]) -> None:
     """Write a file under another name beside its place, and move it there when it is on the disk.
 
     Args:
         path: The place; a file that is there is replaced. Its folder must exist.
-        data: What it holds.
+        data: What it holds, whole or in pieces.
 
     Raises:
         InputError: If the system refuses (a full disk, a missing right); what was there before is left as it was.
@@ -30,7 +31,7 @@ def write(path: Path, data: bytes) -> None:
     try:
         try:
             with open(draft, "xb") as file:
-                file.write(data)
+                file.writelines([data] if isinstance(data, bytes) else data)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(draft, path)

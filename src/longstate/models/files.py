@@ -1,13 +1,14 @@
 """A model (or a part of one) as a folder: `model.safetensors` and `config.json`, a pair that no kill can mix.
 
-`config.json` holds the SHA-256 of its weights. A save writes the new configuration as `config.json.next`, then moves
-the new weights into place, which is the moment of change, and last moves the new configuration into place. Whoever
-finds `config.json.next` compares the digest: it is the right one or it is rubbish. So between any two steps the folder
-holds the old model or the new one.
+`config.json` holds the SHA-256 of its weights, that of samples if they are large. A save writes the new configuration
+as `config.json.next`, then moves the new weights into place, which is the moment of change, and last moves the new
+configuration into place. Whoever finds `config.json.next` compares the digest: it is the right one or it is rubbish. So
+between any two steps the folder holds the old model or the new one.
 """
 
 import json
 import re
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from longstate._checks import InputError
 from longstate.layers import SequenceLayer
 from longstate.models import atomic, tensors
 from longstate.models.build import Model, build
-from longstate.models.language_model import LanguageModel
+from longstate.models.language_model import LanguageModel, empty_language_model
 from longstate.models.part import PartConfig, build_part
 from longstate.models.serial import config_from_dict, config_to_dict, language_model_from_dict, part_from_dict
 
@@ -152,13 +153,13 @@ def _build(entry: dict[str, Any]) -> Model | SequenceLayer:
     if "part" in entry:
         return build_part(part_from_dict(entry["part"]))
     if "language_model" in entry:
-        return LanguageModel(language_model_from_dict(entry["language_model"]))
+        return empty_language_model(language_model_from_dict(entry["language_model"]))
     return build(config_from_dict(entry.get("model", {})))
 
 
 def _write(model: torch.nn.Module, description: dict[str, Any], folder: Path) -> None:
     """Write weights and configuration, in the order that the head of this file tells."""
-    weights = tensors.pack(model.state_dict(), {"format": "pt"})
+    weights = tensors.parts(model.state_dict(), {"format": "pt", **_mark(model)})
     entry = {"longstate": __version__, **description, "weights": tensors.digest(weights)}
     text = json.dumps(entry, indent=2, ensure_ascii=False) + "\n"
     is_new = not folder.exists()
@@ -176,6 +177,12 @@ def _write(model: torch.nn.Module, description: dict[str, Any], folder: Path) ->
             folder.rmdir()
 
 
+def _mark(model: torch.nn.Module) -> dict[str, str]:
+    """What makes a large file unlike that of any other save, since its digest does not see every byte."""
+    size = sum(tensor.nbytes for tensor in model.state_dict().values())
+    return {"saved": secrets.token_hex(8)} if size >= tensors.LARGE // 2 else {}
+
+
 def _settle(folder: Path) -> None:
     """Finish a save that came as far as its weights, or drop what it left."""
     pending = folder / NEXT
@@ -183,7 +190,7 @@ def _settle(folder: Path) -> None:
         return
     weights = folder / WEIGHTS
     try:
-        if weights.exists() and tensors.digest(weights.read_bytes()) == _read_json(pending).get("weights"):
+        if weights.exists() and tensors.file_digest(weights) == _read_json(pending).get("weights"):
             atomic.move(pending, folder / CONFIG)
         else:
             atomic.remove(pending)

@@ -12,7 +12,7 @@ from longstate._checks import InputError, check_ids, check_lengths, check_positi
 from longstate.layers import CausalLayer
 from longstate.models.backbone import Backbone
 from longstate.models.config import BackboneConfig
-from longstate.models.layer_config import MambaConfig
+from longstate.models.layer_config import LSSLConfig, MambaConfig
 
 _STACK = BackboneConfig(d_model=256, n_layers=4, layer=MambaConfig(), norm="rms", dropout=0.0)
 
@@ -26,7 +26,8 @@ class LanguageModelConfig:
         backbone: The stack of layers, any schedule of them.
         tie_head: Whether the logits use the embeddings again.
         vocabulary_multiple: The embeddings have rows for the next multiple of this; logits leave the extra ones out.
-        tokenizer: "bytes", or the name of a tokenizer's file beside the model.
+        tokenizer: "bytes", or the name of a tokenizer's file beside the model; None where only ids are known.
+        end_ids: Tokens that end a text.
 
     Raises:
         InputError: If a size is not usable.
@@ -44,7 +45,8 @@ class LanguageModelConfig:
     backbone: BackboneConfig = _STACK
     tie_head: bool = True
     vocabulary_multiple: int = 1
-    tokenizer: str = "bytes"
+    tokenizer: str | None = "bytes"
+    end_ids: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         check_positive(vocabulary_size=self.vocabulary_size, vocabulary_multiple=self.vocabulary_multiple)
@@ -52,6 +54,12 @@ class LanguageModelConfig:
             raise InputError(
                 f"`vocabulary_size` is {self.vocabulary_size} with tokenizer 'bytes', but 256 at least are needed; "
                 "make it 256, or name a tokenizer's file."
+            )
+        wrong = [token for token in self.end_ids if not 0 <= token < self.vocabulary_size]
+        if wrong:
+            raise InputError(
+                f"`end_ids` holds the token {wrong[0]}, but tokens from 0 to {self.vocabulary_size - 1} are needed; "
+                "leave it out."
             )
 
     @property
@@ -182,3 +190,29 @@ class LanguageModel(CausalLayer[tuple[Any, ...]]):
             for name, parameter in self.backbone.named_parameters():
                 if name.endswith(("out_proj.weight", "o_proj.weight", "out_proj")):
                     parameter.mul_(scale)
+
+
+def empty_language_model(config: LanguageModelConfig) -> LanguageModel:
+    """A language model whose parameters have shapes and no memory, for whoever assigns them next.
+
+    Drawing the weights of a model of 130 million parameters takes seconds, and reading them from a file none.
+
+    Args:
+        config: What the model is.
+
+    Returns:
+        The model on the device "meta"; on the CPU, freshly initialised, if one of its layers (LSSL) computes its
+        numbers with tests on the way.
+
+    Raises:
+        InputError: As `LanguageModel`.
+
+    Example:
+        >>> from longstate.models.language_model import LanguageModelConfig, empty_language_model
+        >>> empty_language_model(LanguageModelConfig()).embedding.weight.device
+        device(type='meta')
+    """
+    if any(isinstance(layer, LSSLConfig) for layer in config.backbone.schedule):
+        return LanguageModel(config)
+    with torch.device("meta"):
+        return LanguageModel(config)
