@@ -42,7 +42,9 @@ class HippoMemory(CausalLayer[HippoState]):
     whole past on Legendre polynomials, each element held for one step.
 
     legs without a window has no time scale: stretched input gives the same coefficients, so that `rate` means nothing
-    and is refused. The sliding and fading memories take a number for it, which shortens the window by that factor.
+    and is refused. Its element k moves the coefficients by a share of 1/k, which float32 would round away in a long
+    life: its state is float64, whatever the type of the outputs. The sliding and fading memories take a number for
+    `rate`, which shortens the window by that factor.
 
     Args:
         d_model: Number of features; the output is d_model * order wide.
@@ -119,7 +121,7 @@ class HippoMemory(CausalLayer[HippoState]):
 
     def initial_state(self, batch_size: int) -> HippoState:
         """Nothing seen yet."""
-        x = self._like.new_zeros(batch_size, self.d_model, self.order, dtype=recurrent_dtype(self._like.dtype))
+        x = self._like.new_zeros(batch_size, self.d_model, self.order, dtype=self._state_dtype())
         return HippoState(x, torch.zeros(batch_size, dtype=torch.int64, device=x.device))
 
     def forward_with_state(
@@ -138,7 +140,7 @@ class HippoMemory(CausalLayer[HippoState]):
 
     def constants(self, *, rate: float | None = None) -> theory.Blocks:
         """The matrices of one step, as a function of how many elements came before."""
-        return self._blocks(1, recurrent_dtype(self._like.dtype), self._speed(rate))
+        return self._blocks(1, self._state_dtype(), self._speed(rate))
 
     def step(
         self,
@@ -163,7 +165,7 @@ class HippoMemory(CausalLayer[HippoState]):
             rate: What the memory ran with.
 
         Returns:
-            The features at these lags (batch, P, d_model).
+            The features at these lags (batch, P, d_model), in the type of the state.
 
         Raises:
             InputError: If a lag lies outside the window.
@@ -199,6 +201,9 @@ class HippoMemory(CausalLayer[HippoState]):
         if self.rule == "euler" and not torch.compiler.is_compiling():
             _check_powers(A_bar, dt)
         return theory.sliding_blocks(A_bar, B_bar, size, dtype=dtype, device=device)
+
+    def _state_dtype(self) -> torch.dtype:
+        return torch.float64 if self.window is None else recurrent_dtype(self._like.dtype)
 
     def _clock(self, state: HippoState) -> Tensor:
         """What the matrices depend on: nothing where there is a window, so that all rows share them."""

@@ -67,11 +67,11 @@ def reconstruct(
     name, (measure, alpha, beta) = measure, parameters(measure, alpha, beta)
     order, facts = coefficients.shape[-1], MEASURE_FACTS[measure]
     check_reconstructs(name)
+    check_window(name, window)
     back = lags.to(torch.float64) + 0.5
     if bool((lags < 0).any()):
         raise InputError(f"`lags` holds {float(lags.min()):g}, but lags of at least 0 are needed; 0 is the newest.")
     if window is None:
-        check_window(name, window)
         if steps is None:
             raise InputError(
                 "`steps` is None without a `window`, but a lag has its place among all elements so far; "
