@@ -219,3 +219,14 @@ def test_backends_explain_themselves() -> None:
 def test_errors(name: str, value: Tensor, text: str) -> None:
     with pytest.raises(InputError, match=text):
         ops.selective_scan(**{**draw("shared", is_complex=False), name: value})
+
+
+def test_autocast_does_not_reach_the_gradient() -> None:
+    arguments = {name: value.detach().float() for name, value in draw("shared", is_complex=False).items()}
+    slopes = []
+    for enabled in (False, True):
+        u = arguments["u"].clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            ops.selective_scan(**{**arguments, "u": u})[0].sum().backward()
+        slopes.append(u.grad)
+    assert torch.equal(slopes[0], slopes[1])

@@ -202,3 +202,14 @@ def test_it_is_the_selective_scan_with_one_decay_a_head() -> None:
 def test_errors(name: str, value: Any, text: str) -> None:
     with pytest.raises(InputError, match=text):
         ops.ssd(**{**draw(2), name: value})
+
+
+def test_autocast_does_not_reach_the_gradient() -> None:
+    arguments = {name: value.detach().float() for name, value in draw(2).items()}
+    slopes = []
+    for enabled in (False, True):
+        x = arguments["x"].clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            ops.ssd(**{**arguments, "x": x})[0].sum().backward()
+        slopes.append(x.grad)
+    assert torch.equal(slopes[0], slopes[1])

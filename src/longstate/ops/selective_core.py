@@ -7,6 +7,8 @@ width E/G, and B and C are brought to a shape that broadcasts against the states
 import torch
 from torch import Tensor
 
+from longstate.ops._dispatch import without_autocast
+
 _BLOCK_ELEMENTS = 1 << 19  # of the states of a block: what stays in a core's cache
 
 
@@ -69,32 +71,37 @@ class _SelectiveCore(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        grad_y, grad_state = grad_outputs
-        x, dt, A, B, C, keep, *borders = ctx.saved_tensors
-        size, factor = _block_size(grad_state), 2 if A.is_complex() else 1
-        grad_x, grad_dt = torch.empty_like(x), torch.empty_like(dt)
-        grad_A, grad_B, grad_C = torch.zeros_like(A), torch.zeros_like(B), torch.zeros_like(C)
-        for at in reversed(range(len(borders))):
-            block = slice(at * size, (at + 1) * size)
-            u, step, B_t, C_t = x[block], dt[block], _part(B, block), _part(C, block)
-            a, h = _states(x, dt, A, B, borders[at], keep, block)
-            dy = factor * grad_y[block].unsqueeze(2)
-            g = dy * C_t.conj()
-            g[-1].add_(grad_state)
-            for t in range(len(g) - 2, -1, -1):
-                g[t].addcmul_(a[t + 1].conj(), g[t + 1])
-            grad_state = a[0].conj() * g[0]
-            _accumulate(grad_C, block, h.conj(), dy)
-            _accumulate(grad_B, block, g, (step * u).unsqueeze(2))
-            drive = _contract(g, B_t.conj())
-            grad_x[block] = drive * step
-            # The derivative by Δ A is g_t conj(a_t h_{t-1}): the part of the state that is not new.
-            a[0].mul_(borders[at])
-            a[1:].mul_(h[:-1])
-            through = g * a.conj()
-            grad_A += (through * step.unsqueeze(2)).sum((0, 1))
-            grad_dt[block] = _real((through * A.conj()).sum(2)) + drive * u
-        return grad_x, grad_dt, grad_A, grad_B, grad_C, grad_state, None
+        with without_autocast(grad_outputs[0].device):
+            return _gradients(ctx.saved_tensors, *grad_outputs)
+
+
+def _gradients(saved: tuple[Tensor, ...], grad_y: Tensor, grad_state: Tensor) -> tuple[Tensor | None, ...]:
+    """The derivatives by the arguments of `_SelectiveCore`, block by block from the end."""
+    x, dt, A, B, C, keep, *borders = saved
+    size, factor = _block_size(grad_state), 2 if A.is_complex() else 1
+    grad_x, grad_dt = torch.empty_like(x), torch.empty_like(dt)
+    grad_A, grad_B, grad_C = torch.zeros_like(A), torch.zeros_like(B), torch.zeros_like(C)
+    for at in reversed(range(len(borders))):
+        block = slice(at * size, (at + 1) * size)
+        u, step, B_t, C_t = x[block], dt[block], _part(B, block), _part(C, block)
+        a, h = _states(x, dt, A, B, borders[at], keep, block)
+        dy = factor * grad_y[block].unsqueeze(2)
+        g = dy * C_t.conj()
+        g[-1].add_(grad_state)
+        for t in range(len(g) - 2, -1, -1):
+            g[t].addcmul_(a[t + 1].conj(), g[t + 1])
+        grad_state = a[0].conj() * g[0]
+        _accumulate(grad_C, block, h.conj(), dy)
+        _accumulate(grad_B, block, g, (step * u).unsqueeze(2))
+        drive = _contract(g, B_t.conj())
+        grad_x[block] = drive * step
+        # The derivative by Δ A is g_t conj(a_t h_{t-1}): the part of the state that is not new.
+        a[0].mul_(borders[at])
+        a[1:].mul_(h[:-1])
+        through = g * a.conj()
+        grad_A += (through * step.unsqueeze(2)).sum((0, 1))
+        grad_dt[block] = _real((through * A.conj()).sum(2)) + drive * u
+    return grad_x, grad_dt, grad_A, grad_B, grad_C, grad_state, None
 
 
 def _block_size(state: Tensor) -> int:

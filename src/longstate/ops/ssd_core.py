@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from longstate.ops._dispatch import without_autocast
+
 
 def ssd_core(
     X: Tensor,
@@ -93,29 +95,34 @@ class _SSDCore(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        dY, d_state = grad_outputs
-        X, log_decay, B, C, segment, incoming, Y, state = ctx.saved_tensors
-        factors = _factors(log_decay, segment, ctx.rank)
-        scaled_dY = _wide(dY * factors.since)
-        d_incoming = (scaled_dY.mT @ C).view_as(incoming)
-        d_outgoing = torch.empty_like(incoming)
-        dot = torch.empty_like(incoming[..., 0, 0])
-        outgoing = state
-        for at in range(X.shape[1] - 1, -1, -1):
-            d_outgoing[:, at] = d_state
-            dot[:, at] = (d_state * outgoing).sum((-1, -2))
-            outgoing = incoming[:, at]
-            d_state = torch.addcmul(d_incoming[:, at], factors.through[:, at], d_state)
-        d_wide = d_outgoing.flatten(3, 4)
-        X_heads, dY_heads = _by_head(X), _by_head(dY)
-        dX = (B @ d_wide.mT).view_as(X) * factors.until
-        dX += (_scores(C, B, factors.within).mT @ dY_heads).transpose(3, 4)
-        d_products = ((dY_heads @ X_heads.mT) * factors.within).sum(3)
-        dC = d_products @ B + scaled_dY @ incoming.flatten(3, 4)
-        dB = d_products.mT @ C + _wide(X * factors.until) @ d_wide
-        dc = (dY * Y - X * dX).sum(-1)
-        dc[:, :, :, -1] += dot
-        return dX, dc.flip(3).cumsum(3).flip(3), dB, dC, d_state, None, None
+        with without_autocast(grad_outputs[0].device):
+            return *_gradients(ctx.saved_tensors, ctx.rank, *grad_outputs), None, None
+
+
+def _gradients(saved: tuple[Tensor, ...], rank: int, dY: Tensor, d_state: Tensor) -> tuple[Tensor, ...]:
+    """The derivatives by X, log_decay, B, C and state; products over blocks, and a recurrence between them."""
+    X, log_decay, B, C, segment, incoming, Y, state = saved
+    factors = _factors(log_decay, segment, rank)
+    scaled_dY = _wide(dY * factors.since)
+    d_incoming = (scaled_dY.mT @ C).view_as(incoming)
+    d_outgoing = torch.empty_like(incoming)
+    dot = torch.empty_like(incoming[..., 0, 0])
+    outgoing = state
+    for at in range(X.shape[1] - 1, -1, -1):
+        d_outgoing[:, at] = d_state
+        dot[:, at] = (d_state * outgoing).sum((-1, -2))
+        outgoing = incoming[:, at]
+        d_state = torch.addcmul(d_incoming[:, at], factors.through[:, at], d_state)
+    d_wide = d_outgoing.flatten(3, 4)
+    X_heads, dY_heads = _by_head(X), _by_head(dY)
+    dX = (B @ d_wide.mT).view_as(X) * factors.until
+    dX += (_scores(C, B, factors.within).mT @ dY_heads).transpose(3, 4)
+    d_products = ((dY_heads @ X_heads.mT) * factors.within).sum(3)
+    dC = d_products @ B + scaled_dY @ incoming.flatten(3, 4)
+    dB = d_products.mT @ C + _wide(X * factors.until) @ d_wide
+    dc = (dY * Y - X * dX).sum(-1)
+    dc[:, :, :, -1] += dot
+    return dX, dc.flip(3).cumsum(3).flip(3), dB, dC, d_state
 
 
 class _Factors(NamedTuple):
