@@ -35,6 +35,7 @@ from longstate.layers import (
     Mamba3,
     MixtureOfExperts,
     Residual,
+    SelectiveScan2d,
     SequenceLayer,
     TwoSided,
 )
@@ -142,6 +143,13 @@ CAUSAL_LAYERS = [
     Entry("Attention", lambda: Attention(D_MODEL, 2), programs=True),
     Entry("Attention(rotary, grouped)", lambda: Attention(D_MODEL, 4, n_kv_heads=2, head_dim=2, rotary_base=100.0)),
     Entry("Attention(window)", lambda: Attention(D_MODEL, 2, window=5, rotary_base=100.0, bias=True), programs=True),
+    Entry(
+        "Attention(conv, part rotary)",
+        lambda: Attention(
+            D_MODEL, 2, n_kv_heads=1, head_dim=4, rotary_base=100.0, rotary_dim=2, d_conv=3, scale=0.3, bias=True
+        ),
+        programs=True,
+    ),
     Entry("Attention(window=2)", lambda: Attention(D_MODEL, 1, window=2)),
     Entry("FeedForward", lambda: FeedForward(D_MODEL, dropout=0.2), programs=True),
     Entry("FeedForward(swiglu)", lambda: FeedForward(D_MODEL, 6, activation="swiglu", bias=False)),
@@ -230,6 +238,9 @@ GRID_LAYERS = [
     Entry("S4ND(1)", lambda: S4ND(3, 4, dim=1, n_ssm=1, rule="bilinear", dropout=0.2)),
     Entry("S4ND(3)", lambda: S4ND(2, 4, dim=3, bidirectional=(False, True, True), output="none"), programs=True),
     Entry("S4ND(real)", lambda: S4ND(3, 3, init="real", bidirectional=False, rank=2)),
+    Entry("SelectiveScan2d", lambda: SelectiveScan2d(D_MODEL, 2, expand=1.0, conv_bias=False), programs=True),
+    Entry("SelectiveScan2d(none)", lambda: SelectiveScan2d(3, 1, gate="none", dt_rank=2, norm="none", dropout=0.2)),
+    Entry("SelectiveScan2d(linear)", lambda: SelectiveScan2d(2, 1, expand=1.5, d_conv=1, gate="linear", bias=True)),
 ]
 """Layers over grids, for the laws of `check_grid_layer`."""
 

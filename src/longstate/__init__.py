@@ -40,6 +40,7 @@ _NAMES = {
     "S4D": "layers",
     "S4ND": "layers",
     "S5": "layers",
+    "SelectiveScan2d": "layers",
     "SequenceClassifier": "models",
     "SequenceLayer": "layers",
     "SequenceRegressor": "models",

@@ -48,4 +48,5 @@ from longstate.layers.s4d import S4D as S4D
 from longstate.layers.s4nd import S4ND as S4ND
 from longstate.layers.s5 import S5 as S5
 from longstate.layers.selective_branch import MambaState as MambaState
+from longstate.layers.selective_scan_2d import SelectiveScan2d as SelectiveScan2d
 from longstate.layers.two_sided import TwoSided as TwoSided
