@@ -1,6 +1,7 @@
 """Sessions: the whole sequence sample by sample, for ever, and from a file again."""
 
 import copy
+import dataclasses
 import gc
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,76 @@ def test_pushes_and_chunks_are_the_whole_sequence(config: ModelConfig, rate: flo
     assert not any(part.requires_grad for part in parts)
     session.reset()
     torch.testing.assert_close(session.push(x[:, 0]), expected[:, 0], rtol=0, atol=1e-12)
+
+
+@EACH
+def test_time_stamped_events_are_the_whole_sequence(config: ModelConfig) -> None:
+    if isinstance(config.backbone.layer, S4Config):
+        config = dataclasses.replace(config, backbone=D)
+    model, x = made(config), draw(3, 30, 2)
+    rate = 2 * torch.rand(3, 30, dtype=torch.float64)
+    rate[:, 4::7] = 0.0  # two events at one instant
+    expected, _ = model.forward_with_state(x, model.initial_state(3), rate=rate)
+    session = Session(model, batch_size=3)
+    parts = [session.push(x[:, t], rate=rate[:, t])[:, None] for t in range(7)]
+    parts.append(session.push_chunk(x[:, 7:7], rate=rate[:, 7:7]))
+    parts.append(session.push_chunk(x[:, 7:20], rate=rate[:, 7:20]))
+    parts += [session.push(x[:, t], rate=rate[:, t].float())[:, None] for t in range(20, 30)]
+    torch.testing.assert_close(torch.cat(parts[:-10], 1), expected[:, :20], rtol=0, atol=1e-12)
+    torch.testing.assert_close(torch.cat(parts[-10:], 1), expected[:, 20:], rtol=0, atol=1e-6)
+
+
+def test_an_interval_may_be_a_number() -> None:
+    model, x = made(), draw(2, 9, 2)
+    one, other = (Session(model, batch_size=2) for _ in range(2))
+    for t in range(4):
+        found = one.push(x[:, t], rate=0.3)
+        assert torch.equal(found, other.push(x[:, t], rate=torch.full((2,), 0.3, dtype=torch.float64)))
+    found = one.push_chunk(x[:, 4:], rate=2)
+    assert torch.equal(found, other.push_chunk(x[:, 4:], rate=torch.full((2, 5), 2.0, dtype=torch.float64)))
+    torch.testing.assert_close(one.push(x[:, 0]), other.push(x[:, 0], rate=1.0), rtol=0, atol=1e-12)
+
+
+def test_intervals_of_streams_of_different_lengths() -> None:
+    model, x = made(), draw(2, 9, 2)
+    rate = torch.rand(2, 9, dtype=torch.float64)
+    session = Session(model, batch_size=2)
+    padded, padded_rate = x.clone(), rate.clone()
+    padded[1, 4:] = padded_rate[1, 4:] = torch.nan
+    session.push_chunk(padded, lengths=torch.tensor([9, 4]), rate=padded_rate)
+    after = session.push(x[:, 0], rate=torch.tensor([0.5, 2.0]))
+    for row, length, last in ((0, 9, 0.5), (1, 4, 2.0)):
+        alone = Session(model)
+        alone.push_chunk(x[row : row + 1, :length], rate=rate[row : row + 1, :length])
+        torch.testing.assert_close(alone.push(x[row : row + 1, 0], rate=last), after[row : row + 1], rtol=0, atol=1e-12)
+
+
+def test_intervals_that_cannot_be_used_are_refused_with_a_sentence() -> None:
+    session = Session(made(), batch_size=2)
+    x = draw(2, 3, 2)
+    before = copy.deepcopy(session._state)
+    with pytest.raises(
+        InputError, match=r"`rate` is torch.float32 of shape \(3,\), but floating numbers of shape \(2,\)"
+    ):
+        session.push(x[:, 0], rate=torch.ones(3))
+    with pytest.raises(InputError, match=r"`rate` is torch.float32 of shape \(2,\), but .* shape \(2, 3\) are needed"):
+        session.push_chunk(x, rate=torch.ones(2))
+    with pytest.raises(
+        InputError, match=r"`rate` holds -0.5, but an interval is at least 0; sort the elements by time"
+    ):
+        session.push(x[:, 0], rate=-0.5)
+    with pytest.raises(InputError, match="`rate` holds inf, but an interval is finite; sort the elements by time"):
+        session.push_chunk(x, rate=float("inf"))
+    with pytest.raises(InputError, match=r"this session was made with rate=2.0, and one of the two is needed; make it"):
+        Session(made(), rate=2.0).push(x[:1, 0], rate=1.0)
+    backbone = BackboneConfig(4, 2, S4Config(d_state=4))
+    fixed = Session(made(ClassifierConfig(d_input=2, classes=("a", "b"), backbone=backbone)))
+    for push in (lambda: fixed.push(x[:1, 0], rate=1.0), lambda: fixed.push_chunk(x[:1], rate=1.0)):
+        with pytest.raises(
+            InputError, match=r"takes one rate for all of them \(.*S4 is time invariant.*\), and intervals"
+        ):
+            push()
+    assert all(torch.equal(a, b) for a, b in zip(*map(_pytree.tree_leaves, (before, session._state)), strict=True))
 
 
 def test_streams_of_different_lengths() -> None:
@@ -135,6 +206,15 @@ def test_a_saved_state_goes_on_where_it_was(config: ModelConfig, tmp_path: Path)
     other.restore(str(tmp_path / "state"))
     assert torch.equal(other.push_chunk(x[:, 12:]), expected)
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["model", "state"]
+
+
+def test_a_state_after_a_chunk_of_one_stream_is_saved(tmp_path: Path) -> None:
+    model, x = made(), draw(1, 9, 2)
+    session, other = Session(model), Session(model)
+    session.push_chunk(x)
+    session.save(tmp_path / "state")
+    other.restore(tmp_path / "state")
+    assert torch.equal(other.push(x[:, 0]), session.push(x[:, 0]))
 
 
 def test_a_whole_layer_may_run_in_a_session(tmp_path: Path) -> None:

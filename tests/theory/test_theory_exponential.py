@@ -34,3 +34,11 @@ def test_derivatives() -> None:
     assert torch.autograd.gradgradcheck(exponential, (z,))
     x = torch.tensor([0.0, -1.0], dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(exponential, (x,))
+
+
+@pytest.mark.parametrize("dtype", [torch.complex128, torch.float64])
+def test_a_factor_is_a_product(dtype: torch.dtype) -> None:
+    z, factor = torch.randn(3, 4, dtype=dtype), torch.rand(2, 5, 1, 1, dtype=torch.float64)
+    for found, expected in zip(exponential(z, factor), exponential(factor * z), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-14, atol=1e-14)
+    assert torch.autograd.gradcheck(exponential, (z.requires_grad_(), factor.requires_grad_()))

@@ -17,7 +17,8 @@ class S4D(LTILayer):
 
         x'(t) = A x(t) + B u(t),    y(t) = 2 Re(C x(t)) + D u(t),    A = -exp(A_real) + i A_imag
 
-    discretised with a learned dt for each feature, then GELU and a gated linear map over features.
+    discretised with a learned dt for each feature, then GELU and a gated linear map over features. `rate` may be a
+    tensor: intervals of irregular sampling, under every rule. There is no kernel then, but a scan over the states.
 
     Args:
         d_model: Number of features.
@@ -50,6 +51,8 @@ class S4D(LTILayer):
         >>> y_t, state = layer.step(torch.randn(2, 4), layer.initial_state(2))
         >>> y.shape, y_t.shape
         (torch.Size([2, 100, 4]), torch.Size([2, 4]))
+        >>> layer(torch.randn(2, 100, 4), rate=torch.rand(2, 100)).shape
+        torch.Size([2, 100, 4])
     """
 
     optimizer_rules: ClassVar[Mapping[str, OptimizerRule]] = {
@@ -110,7 +113,7 @@ class S4D(LTILayer):
             if self.rule not in ("zoh", "dirac"):
                 return theory.discretize_diagonal(A, B, rate[..., None] * dt, self.rule)
             # What `discretize_diagonal` does, for an A that is never 0 and without torch's slow complex exponential.
-            A_bar, growth = theory.exponential(rate[..., None, None] * z)
+            A_bar, growth = theory.exponential(z, rate[..., None, None])
             return A_bar, growth * held if self.rule == "zoh" else B.expand_as(A_bar)
 
         return ops.VaryingSystem(discretize, C, self.D.to(real))
