@@ -65,7 +65,9 @@ def parts(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> list[by
     body: list[bytes | memoryview] = []
     end = 0
     for name, tensor in ordered:
-        part = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
+        # Contiguous or not, an axis of one element may have any stride, which `view` refuses.
+        flat = tensor.detach().cpu().contiguous().as_strided((tensor.numel(),), (1,))
+        part = flat.view(torch.uint8).numpy().data
         begin, end = end, end + len(part)
         header[name] = {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
         body.append(part)
