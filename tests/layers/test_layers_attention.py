@@ -19,6 +19,28 @@ def test_attention_is_torchs_own_multihead_attention() -> None:
     assert torch.allclose(layer(x), other(x, x, x, attn_mask=mask, need_weights=False)[0], atol=1e-12)
 
 
+def test_convolution_part_of_the_rotation_and_scale_by_hand() -> None:
+    layer = Attention(6, 2, n_kv_heads=1, head_dim=4, rotary_base=50.0, rotary_dim=2, d_conv=3, scale=0.7).double()
+    x = torch.randn(1, 9, 6, dtype=torch.float64)
+    qkv = torch.cat([layer.q_proj(x), layer.k_proj(x), layer.v_proj(x)], -1)
+    weight, bias = layer.conv_weight, layer.conv_bias
+    assert weight is not None
+    qkv = F.conv1d(qkv.mT, weight[:, None], bias, padding=2, groups=16)[..., :9].mT
+    q, k, v = (part.unflatten(-1, (-1, 4)) for part in qkv.split([8, 4, 4], dim=-1))
+    turn = torch.polar(torch.ones(9, dtype=torch.float64), torch.arange(9.0, dtype=torch.float64))  # base^0 = 1
+    turned = []
+    for part in (q, k):
+        pair = torch.view_as_real(torch.complex(part[..., 0], part[..., 1]) * turn[:, None])
+        turned.append(torch.cat([pair, part[..., 2:]], -1))
+    q, k = turned
+    y = torch.zeros(9, 2, 4, dtype=torch.float64)
+    for i in range(9):
+        for h in range(2):
+            weights = torch.softmax(0.7 * k[0, : i + 1, 0] @ q[0, i, h], 0)
+            y[i, h] = weights @ v[0, : i + 1, 0]
+    assert torch.allclose(layer(x)[0], layer.o_proj(y.flatten(1)), atol=1e-12)
+
+
 def test_a_window_has_a_state_of_fixed_size_and_forgets_what_is_behind_it() -> None:
     layer = Attention(4, 2, window=3).double()
     x = torch.randn(1, 50, 4, dtype=torch.float64)
@@ -73,6 +95,9 @@ def test_feed_forward_forms() -> None:
         (lambda: Attention(8, 4, n_kv_heads=3), "`n_kv_heads` is 3, but a divisor of n_heads=4 is needed"),
         (lambda: Attention(8, 4, window=0), "`window` is 0, but a positive integer is needed"),
         (lambda: Attention(9, 3, rotary_base=10.0), "`rotary_base` is 10.0 with head_dim 3, but .* an even width"),
+        (lambda: Attention(8, 2, rotary_base=10.0, rotary_dim=6), "and rotary_dim is 6; use 10_000.0 and an even head"),
+        (lambda: Attention(8, 2, d_conv=-1), "`d_conv` is -1, but a positive integer is needed"),
+        (lambda: Attention(8, 2, scale=0.0), "`scale` is 0.0, but a positive number is needed; None means head_dim"),
         (lambda: FeedForward(4, activation="tanh"), "`activation` is 'tanh', but one of gelu, swiglu, relu2 is needed"),
         (lambda: MixtureOfExperts(4, n_experts=2, top_k=3), "`top_k` is 3, but there are 2 experts to choose from"),
     ],

@@ -259,6 +259,9 @@ class AttentionConfig:
     head_dim: int | None = None
     window: int | None = None
     rotary_base: float | None = None
+    rotary_dim: int | None = None
+    d_conv: int = 0
+    scale: float | None = None
     bias: bool = False
 
 
