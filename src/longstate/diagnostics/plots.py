@@ -1,17 +1,22 @@
-"""Pictures of a model at work. matplotlib is imported when one is drawn."""
+"""Pictures of a model at work and of a layer as a filter. matplotlib is imported when one is drawn."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from longstate._checks import InputError
+from longstate.diagnostics.response import frequency_response, time_constants
+from longstate.layers import LTILayer
 from longstate.models import atomic
 
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31", "#525252")
 _GREY = "#6b6b6b"
+_LOWEST, _POINTS = 1e-5, 1000  # of a frequency axis: cycles a sample, and how many
+_SHOWN = 5  # features that have a colour
 
 
 def draw_stream(
@@ -97,6 +102,88 @@ def draw_confusion(path: str | Path, confusion: np.ndarray, *, classes: Sequence
     if title:
         axes.set_title(title, loc="left", fontsize=11)
     _write(figure, path)
+
+
+def draw_response(
+    path: str | Path, layer: LTILayer, *, sampling_rate: float | None = None, rate: float | None = None, title: str = ""
+) -> None:
+    """Draw a layer as a filter bank: what each feature passes, and how long its modes remember.
+
+    Args:
+        path: Of the picture; its ending (.png, .svg, .pdf) says which kind.
+        layer: An LTI layer; several channels are joined by their root mean square.
+        sampling_rate: Samples a second; the axes count in Hz and seconds with it, in samples without.
+        rate: As of `layer.forward`.
+        title: What stands above.
+
+    Raises:
+        InputError: If the layer has no fixed linear system, or matplotlib is missing.
+
+    Example:
+        >>> import tempfile
+        >>> from longstate import S4D
+        >>> from longstate.diagnostics.plots import draw_response
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     draw_response(f"{folder}/response.png", S4D(8, 16), sampling_rate=50.0)
+    """
+    per_second = 1.0 if sampling_rate is None else sampling_rate
+    frequencies = torch.logspace(np.log10(_LOWEST), np.log10(0.5), _POINTS, dtype=torch.float64) * per_second
+    response = frequency_response(layer, frequencies, sampling_rate=per_second, rate=rate)
+    gain = response.abs().square().mean(0).sqrt().numpy(force=True)
+    memory = time_constants(layer, sampling_rate=per_second, rate=rate).seconds.numpy(force=True)
+    order = np.argsort(-memory.max(1))  # the features that remember longest first
+    figure = _figure(9.0, 6.4)
+    above, below = figure.subplots(2, 1, height_ratios=(3.0, 2.0))
+    slowest = memory.max(1)[order]
+    names = [f"{value:.3g} {'s' if sampling_rate else 'samples'}" for value in slowest]
+    spread = np.linspace(0, len(order) - 1, min(len(order), _SHOWN)).round().astype(int)
+    shown = dict(zip(spread.tolist(), _COLOURS, strict=False))
+    _draw_gains(above, frequencies.numpy(), gain[order], shown, names)
+    _draw_memory(below, memory[order], slowest, shown, layer.system().is_dense)
+    above.set_xlabel("Hz" if sampling_rate else "cycles a sample")
+    below.set_ylabel("time constant, " + ("seconds" if sampling_rate else "samples"))
+    if title:
+        above.set_title(title, loc="left", fontsize=11)
+    _write(figure, path)
+
+
+def _draw_gains(
+    axes: Any, frequencies: np.ndarray, gain: np.ndarray, shown: Mapping[int, str], names: list[str]
+) -> None:
+    """A line a feature in decibels; those that are shown have a colour and the name of their memory."""
+    decibels = 20 * np.log10(np.maximum(gain, 1e-12))
+    for rank, line in enumerate(decibels):
+        if rank in shown:
+            axes.plot(frequencies, line, color=shown[rank], linewidth=1.5, zorder=2, label=names[rank])
+        else:
+            axes.plot(frequencies, line, color="#d6d6d6", linewidth=0.7, zorder=1)
+    top = decibels.max()
+    axes.set_ylim(max(decibels.min(), top - 80) - 3, top + 3)
+    axes.set_xscale("log")
+    axes.set_xlim(frequencies[0], frequencies[-1])
+    axes.set_ylabel("gain, dB")
+    axes.grid(color="#ececec")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(title="slowest mode", loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9)
+
+
+def _draw_memory(
+    axes: Any, memory: np.ndarray, slowest: np.ndarray, shown: Mapping[int, str], slowest_only: bool
+) -> None:
+    """Every mode a dot above its feature; of a dense system the slowest, the only one that rounding leaves alone."""
+    rank = np.arange(1, len(memory) + 1)
+    if not slowest_only:
+        finite = np.where(np.isfinite(memory) & (memory > 0), memory, np.nan)
+        axes.plot(np.repeat(rank, memory.shape[1]), finite.ravel(), ".", color="#b0b0b0", markersize=3, zorder=1)
+    colours = [shown.get(at, _GREY) for at in range(len(memory))]
+    axes.scatter(rank, slowest, c=colours, s=22, zorder=2)
+    axes.set_yscale("log")
+    axes.minorticks_off()
+    axes.set_xlabel("features, those that remember longest first")
+    axes.grid(axis="y", color="#ececec")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def _draw_probabilities(axes: Any, time: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]) -> None:
