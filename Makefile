@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
-SOURCES := pyproject.toml constraints.txt $(shell find src -type f -name '*.py*' ! -name '*.pyc')
+SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(wildcard csrc/*) $(shell find src -type f -name '*.py*' ! -name '*.pyc')
 
 .PHONY: demo test develop clean
 

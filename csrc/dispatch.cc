@@ -1,0 +1,91 @@
+// The exported functions: each hands its tasks to the variant for the best instruction set of this machine.
+#include <cstdlib>
+#include <cstring>
+
+#include "longstate.h"
+
+typedef int64_t (*block_fn)();
+typedef int64_t (*tiles_fn)(int64_t, int64_t);
+typedef void (*selective_fn)(const SelectiveScan*, int64_t, int64_t);
+
+#define DECLARE(isa)                                                                    \
+  int64_t longstate_selective_block_##isa();                                            \
+  int64_t longstate_selective_tiles_##isa(int64_t, int64_t);                            \
+  void longstate_selective_forward_##isa(const SelectiveScan*, int64_t, int64_t);       \
+  void longstate_selective_backward_##isa(const SelectiveScan*, int64_t, int64_t);
+
+extern "C" {
+DECLARE(base)
+#ifdef LONGSTATE_X86
+DECLARE(avx2)
+DECLARE(avx512)
+#endif
+}
+
+namespace {
+
+struct Kernels {
+  const char* isa;
+  block_fn selective_block;
+  tiles_fn selective_tiles;
+  selective_fn selective_forward, selective_backward;
+};
+
+#define KERNELS(isa)                                                                                            \
+  Kernels {                                                                                                     \
+    #isa, longstate_selective_block_##isa, longstate_selective_tiles_##isa, longstate_selective_forward_##isa,  \
+        longstate_selective_backward_##isa                                                                      \
+  }
+
+// LONGSTATE_ISA (base, avx2, avx512) caps the choice, so that tests reach every variant that the machine can run.
+Kernels choose() {
+#ifdef LONGSTATE_X86
+  const char* cap = std::getenv("LONGSTATE_ISA");
+  const bool base_only = cap && !std::strcmp(cap, "base"), no_512 = cap && !std::strcmp(cap, "avx2");
+  __builtin_cpu_init();
+  const bool has_512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw");
+  const bool has_2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  if (has_512 && !base_only && !no_512) return KERNELS(avx512);
+  if (has_2 && !base_only) return KERNELS(avx2);
+#endif
+  return KERNELS(base);
+}
+
+const Kernels& kernels() {
+  static const Kernels chosen = choose();
+  return chosen;
+}
+
+void forward_range(int64_t begin, int64_t end, void* context) {
+  kernels().selective_forward(static_cast<const SelectiveScan*>(context), begin, end);
+}
+
+void backward_range(int64_t begin, int64_t end, void* context) {
+  kernels().selective_backward(static_cast<const SelectiveScan*>(context), begin, end);
+}
+
+int32_t over_tasks(const SelectiveScan* p, range_fn body, parallel_for pool) {
+  const int64_t tasks = p->batch * p->groups * kernels().selective_tiles(p->channels, p->groups);
+  void* context = const_cast<SelectiveScan*>(p);
+  if (!pool || tasks == 1) {
+    body(0, tasks, context);
+    return 0;
+  }
+  return pool(0, tasks, 1, body, context);
+}
+
+}  // namespace
+
+LONGSTATE_API int32_t longstate_abi_version() { return 1; }
+LONGSTATE_API const char* longstate_isa() { return kernels().isa; }
+LONGSTATE_API int64_t longstate_selective_block() { return kernels().selective_block(); }
+LONGSTATE_API int64_t longstate_selective_tiles(int64_t channels, int64_t groups) {
+  return groups * kernels().selective_tiles(channels, groups);
+}
+LONGSTATE_API int32_t longstate_selective_scan(const SelectiveScan* p, parallel_for pool) {
+  return over_tasks(p, forward_range, pool);
+}
+LONGSTATE_API int32_t longstate_selective_scan_backward(const SelectiveScan* p, parallel_for pool) {
+  return over_tasks(p, backward_range, pool);
+}

@@ -1,0 +1,52 @@
+// The C interface of longstate's kernels: plain functions over float32 arrays, loaded with ctypes, without torch.
+//
+// Every pointer is to contiguous memory unless strides stand beside it. A null pointer leaves an argument out.
+#pragma once
+#include <cstdint>
+
+#if defined(_WIN32)
+#define LONGSTATE_API extern "C" __declspec(dllexport)
+#else
+#define LONGSTATE_API extern "C" __attribute__((visibility("default")))
+#endif
+
+// libtorch's stable symbol torch_parallel_for (torch >= 2.10); null: run in the calling thread.
+typedef void (*range_fn)(int64_t begin, int64_t end, void* context);
+typedef int32_t (*parallel_for)(int64_t begin, int64_t end, int64_t grain, range_fn, void* context);
+
+// Rows of a (batch, length, width) array whose last axis is contiguous.
+struct Rows {
+  float* data;
+  int64_t batch_stride;
+  int64_t time_stride;
+};
+
+// h_t = exp(D_t A) h_{t-1} + D_t B_t u_t,  y_t = (C_t h_t + D u_t) silu(z_t),  D_t = softplus(dt_t + dt_bias)
+struct SelectiveScan {
+  int64_t batch, length, channels, states, groups;
+  Rows u, dt, z, B, C;      // B, C: (batch, length, groups * states); z may be null
+  const float* A;           // (channels, states)
+  const float* D;           // (channels) or null
+  const float* dt_bias;     // (channels) or null
+  int32_t softplus;
+  const float* state;       // (batch, channels, states) or null
+  const int64_t* lengths;   // (batch) or null
+  const uint8_t* starts;    // (batch, length) or null
+  float* y;                 // (batch, length, channels)
+  float* final_state;       // (batch, channels, states)
+  float* borders;           // (batch, blocks, channels, states): states before every block, or null
+  // Of the backward pass.
+  const float* grad_y;      // (batch, length, channels)
+  const float* grad_final;  // (batch, channels, states)
+  float *grad_u, *grad_dt, *grad_z;    // (batch, length, channels)
+  float *grad_A, *grad_D, *grad_bias;  // (batch, channels, states), (batch, channels), (batch, channels)
+  float *grad_B, *grad_C;              // (tiles, batch, length, states): one part a tile of channels
+  float* grad_state;                   // (batch, channels, states)
+};
+
+LONGSTATE_API int32_t longstate_abi_version();
+LONGSTATE_API const char* longstate_isa();
+LONGSTATE_API int64_t longstate_selective_block();
+LONGSTATE_API int64_t longstate_selective_tiles(int64_t channels, int64_t groups);
+LONGSTATE_API int32_t longstate_selective_scan(const SelectiveScan*, parallel_for);
+LONGSTATE_API int32_t longstate_selective_scan_backward(const SelectiveScan*, parallel_for);

@@ -1,0 +1,98 @@
+"""The door to the compiled kernels of `csrc/`: a plain C library beside the package, if one was built."""
+
+import ctypes
+import functools
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+_ABI = 1
+_POINTER, _INT = ctypes.c_void_p, ctypes.c_int64
+
+
+class Rows(ctypes.Structure):
+    """`Rows` of longstate.h: an array (batch, length, width) whose last axis is contiguous."""
+
+    _fields_ = (("data", _POINTER), ("batch_stride", _INT), ("time_stride", _INT))
+
+
+class SelectiveScan(ctypes.Structure):
+    """`SelectiveScan` of longstate.h, field by field."""
+
+    _fields_ = (
+        *((name, _INT) for name in ("batch", "length", "channels", "states", "groups")),
+        *((name, Rows) for name in ("u", "dt", "z", "B", "C")),
+        *((name, _POINTER) for name in ("A", "D", "dt_bias")),
+        ("softplus", ctypes.c_int32),
+        *((name, _POINTER) for name in ("state", "lengths", "starts", "y", "final_state", "borders")),
+        *((name, _POINTER) for name in ("grad_y", "grad_final", "grad_u", "grad_dt", "grad_z")),
+        *((name, _POINTER) for name in ("grad_A", "grad_D", "grad_bias", "grad_B", "grad_C", "grad_state")),
+    )
+
+
+@functools.cache
+def library() -> ctypes.CDLL | None:
+    """The kernels, or None where none were built or the machine cannot load them."""
+    for path in sorted(Path(__file__).parents[1].glob("*longstate.*")):
+        if path.suffix not in (".so", ".dylib", ".dll"):
+            continue
+        try:
+            found = ctypes.CDLL(str(path))
+        except OSError:
+            continue  # built for another machine: PyTorch does the work
+        if found.longstate_abi_version() != _ABI:
+            continue
+        found.longstate_isa.restype = ctypes.c_char_p
+        found.longstate_selective_block.restype = _INT
+        found.longstate_selective_tiles.argtypes = (_INT, _INT)
+        found.longstate_selective_tiles.restype = _INT
+        for name in ("longstate_selective_scan", "longstate_selective_scan_backward"):
+            getattr(found, name).argtypes = (ctypes.POINTER(SelectiveScan), _POINTER)
+        return found
+    return None
+
+
+def kernels() -> ctypes.CDLL:
+    """The kernels; only for calls whose `why_not` was None."""
+    found = library()
+    if found is None:
+        raise RuntimeError("the native kernels are not built")
+    return found
+
+
+def instruction_set() -> str | None:
+    """Which variant of the kernels this machine runs: "avx512", "avx2", "base", or None without kernels."""
+    found = library()
+    return None if found is None else found.longstate_isa().decode()
+
+
+def why_not_here(*tensors: Tensor | None) -> str | None:
+    """Why no kernel can take these tensors, in a sentence, or None: they run on a CPU, in float32."""
+    if library() is None:
+        return "no native kernels were built (install with a C++ compiler to get them)"
+    for tensor in tensors:
+        if tensor is not None and tensor.device.type != "cpu":
+            return f"needs tensors on the cpu, got {tensor.device.type}"
+    return None
+
+
+@functools.cache
+def thread_pool() -> int | None:
+    """Torch's own thread pool, by its stable C symbol (torch >= 2.10); None runs kernels in the calling thread."""
+    for path in (Path(torch.__file__).parent / "lib").glob("*torch_cpu.*"):
+        try:
+            return ctypes.cast(ctypes.CDLL(str(path)).torch_parallel_for, _POINTER).value
+        except (AttributeError, OSError):
+            continue
+    return None
+
+
+def rows(x: Tensor | None) -> Rows:
+    """A (batch, length, width) tensor with a contiguous last axis, as the kernels read it."""
+    return Rows() if x is None else Rows(x.data_ptr(), x.stride(0), x.stride(1))
+
+
+def pointer(x: Tensor | None) -> int | None:
+    """Where a contiguous tensor begins."""
+    return None if x is None else x.data_ptr()
