@@ -75,7 +75,8 @@ class Session:
         Args:
             x_t: (batch_size, d_input), of any floating type.
             rate: Time since the sample before, in units of the training step: a number, or one for each stream
-                (batch_size,); 0 for two samples at one instant. None for the session's rate.
+                (batch_size,). A sample with 0 leaves a state as it is, but for layers of events ("dirac"). None for
+                the session's rate.
 
         Returns:
             The model's answer after it, (batch_size, d_output).
