@@ -53,6 +53,12 @@ def library() -> ctypes.CDLL | None:
     return None
 
 
+@torch.compiler.assume_constant_result
+def is_built() -> bool:
+    """Whether there are kernels; a compiled program takes the answer for granted."""
+    return library() is not None
+
+
 def kernels() -> ctypes.CDLL:
     """The kernels; only for calls whose `why_not` was None."""
     found = library()
@@ -69,7 +75,7 @@ def instruction_set() -> str | None:
 
 def why_not_here(*tensors: Tensor | None) -> str | None:
     """Why no kernel can take these tensors, in a sentence, or None: they run on a CPU, in float32."""
-    if library() is None:
+    if not is_built():
         return "no native kernels were built (install with a C++ compiler to get them)"
     for tensor in tensors:
         if tensor is not None and tensor.device.type != "cpu":
