@@ -171,13 +171,16 @@ def convert(
     pooling: Annotated[
         str | None, typer.Option(help="What of the steps decides: mean or last.", show_default=False)
     ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="Type of the weights: float32, bfloat16, float16, float64.", show_default=False)
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a model that is in OUT.")] = False,
     json: Json = False,
 ) -> None:
-    """A published checkpoint (state-spaces/s4) as a folder that longstate reads, every tensor accounted for."""
+    """A published checkpoint as a folder that longstate reads, every tensor accounted for."""
     from longstate.cli.convert import Asked, run_convert
 
-    asked = Asked(layer, rule, dt_transform, length, task, names, pooling)
+    asked = Asked(layer, rule, dt_transform, length, task, names, pooling, dtype)
     run_convert(checkpoint, out, asked, force=force, as_json=json)
 
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from longstate.cli.console import print_facts, print_json, print_table
 
 if TYPE_CHECKING:
+    import torch
+
     from longstate.pretrained import Converted, Facts
 
 UP_TO = 40
@@ -24,6 +26,7 @@ class Asked(NamedTuple):
         task: "classifier", "tagger" or "regressor".
         names: Of classes or targets, between commas.
         pooling: "mean" or "last".
+        dtype: Type of the parameters: "float32", "bfloat16", "float16" or "float64".
     """
 
     layer: str | None = None
@@ -33,6 +36,7 @@ class Asked(NamedTuple):
     task: str | None = None
     names: str | None = None
     pooling: str | None = None
+    dtype: str | None = None
 
 
 def run_convert(source: Path, out: Path, asked: Asked, *, force: bool, as_json: bool) -> None:
@@ -52,7 +56,7 @@ def run_convert(source: Path, out: Path, asked: Asked, *, force: bool, as_json: 
     from longstate.cli.trained import write_facts
 
     _check_free(out, force)
-    converted = pretrained.convert(source, layer=asked.layer, facts=_facts(asked))
+    converted = pretrained.convert(source, layer=asked.layer, facts=_facts(asked), dtype=_dtype(asked))
     pretrained.save(converted, out)
     write_facts(out, {"longstate": __version__, "source": str(source), "converted": converted.source})
     if as_json:
@@ -81,9 +85,21 @@ def _facts(asked: Asked) -> "Facts":
     from longstate.pretrained import Facts
 
     given: dict[str, Any] = asked._asdict()
-    del given["layer"]
+    del given["layer"], given["dtype"]
     given["names"] = None if asked.names is None else tuple(asked.names.split(","))
     return Facts(**given)
+
+
+def _dtype(asked: Asked) -> "torch.dtype | None":
+    import torch
+
+    from longstate._checks import check_choice
+
+    if asked.dtype is None:
+        return None
+    types = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+    check_choice(asked.dtype, tuple(types), name="dtype")
+    return types[asked.dtype]
 
 
 def _print_rows(title: str, columns: Sequence[str], rows: Sequence[tuple[str, tuple[int, ...], str]]) -> None:

@@ -107,8 +107,8 @@ class Attention(CausalLayer[AttentionState]):
         rotary_dim = head_dim if rotary_dim is None else rotary_dim
         if rotary_base is not None and (rotary_dim % 2 or not 0 < rotary_dim <= head_dim or not rotary_base > 1):
             raise InputError(
-                f"`rotary_base` is {rotary_base} with head_dim {head_dim}, but a base above 1 and an even width of at most "
-                f"a head are needed, and rotary_dim is {rotary_dim}; use 10_000.0 and an even head_dim."
+                f"`rotary_base` is {rotary_base} with head_dim {head_dim}, but a base above 1 and an even width within "
+                f"it are needed, and rotary_dim is {rotary_dim}; use 10_000.0 and an even head_dim."
             )
         if d_conv:
             check_positive(d_conv=d_conv)

@@ -9,3 +9,5 @@ from longstate.pretrained.convert import load as load
 from longstate.pretrained.convert import save as save
 from longstate.pretrained.facts import Facts as Facts
 from longstate.pretrained.files import open_checkpoint as open_checkpoint
+from longstate.pretrained.hugging_face import ARCHITECTURES as ARCHITECTURES
+from longstate.pretrained.hugging_face import save_hugging_face as save_hugging_face

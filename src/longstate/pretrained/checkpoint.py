@@ -42,6 +42,7 @@ class Checkpoint:
         path: Where they come from, for messages.
         stored: The tensors by name.
         config: What a `config.json` beside them says; empty without one.
+        config_path: Of that file; beside `path` if None.
 
     Example:
         >>> import torch
@@ -54,8 +55,15 @@ class Checkpoint:
         (Used(name='D', shape=(4,), ours='D'),)
     """
 
-    def __init__(self, path: Path, stored: Mapping[str, Stored], config: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        stored: Mapping[str, Stored],
+        config: Mapping[str, Any] | None = None,
+        config_path: Path | None = None,
+    ) -> None:
         self.path = path
+        self.config_path = path / "config.json" if config_path is None else config_path
         self.config: Mapping[str, Any] = {} if config is None else config
         self._stored = dict(stored)
         self._used: dict[str, Used] = {}
@@ -109,7 +117,7 @@ class Checkpoint:
         self._left[name] = Left(name, self.shape(name), why)
 
     def within(self, prefix: str) -> "Checkpoint":
-        """The tensors whose names begin with `prefix`, under their full names.
+        """The tensors whose names begin with `prefix`, under their full names; the configuration is not theirs.
 
         Raises:
             InputError: If there are none.
@@ -120,7 +128,7 @@ class Checkpoint:
                 f"`{self.path}` has no tensor whose name begins with {prefix!r}, but with {some(self.names, 3)}; "
                 "give a prefix of those."
             )
-        return Checkpoint(self.path, inside, self.config)
+        return Checkpoint(self.path, inside)
 
     @property
     def used(self) -> tuple[Used, ...]:

@@ -1,18 +1,38 @@
 """From somebody's checkpoint to a layer or a model of longstate: who knows the format reads it."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
+
+import torch
 
 from longstate import models
 from longstate._checks import InputError
 from longstate.layers import SequenceLayer
-from longstate.models import BackbonePart, LayerPart, ModelConfig, PartConfig
+from longstate.models import (
+    BackbonePart,
+    LanguageModel,
+    LanguageModelConfig,
+    LayerPart,
+    ModelConfig,
+    PartConfig,
+    atomic,
+)
 from longstate.pretrained.checkpoint import Checkpoint, Left, Used, some
 from longstate.pretrained.facts import Facts
 from longstate.pretrained.files import open_checkpoint
+from longstate.pretrained.hugging_face import is_hugging_face, plan_hugging_face
+from longstate.pretrained.plan import Plan, build
 from longstate.pretrained.s4_model import read_model, root_of
 from longstate.pretrained.s4_official import layers_in, read_layer
+from longstate.pretrained.state_spaces import is_mistral, is_state_spaces, plan_mistral, plan_state_spaces
+
+TOKENIZER = "tokenizer.json"
+"""Of Hugging Face's tokenizers; it is kept beside a model."""
+
+Anything: TypeAlias = models.Model | LanguageModel | SequenceLayer
+AnyConfig: TypeAlias = ModelConfig | LanguageModelConfig | PartConfig
 
 
 class Converted(NamedTuple):
@@ -25,23 +45,26 @@ class Converted(NamedTuple):
         used: Every tensor that was taken, and its name here.
         left: Every tensor that was knowingly not needed.
         assumed: What the file does not say, and how it was taken.
+        tokenizer: The tokenizer's file that stands beside the checkpoint, if there is one.
     """
 
-    model: models.Model | SequenceLayer
-    config: ModelConfig | PartConfig
+    model: Anything
+    config: AnyConfig
     source: str
     used: tuple[Used, ...]
     left: tuple[Left, ...]
     assumed: tuple[str, ...]
+    tokenizer: Path | None = None
 
 
 class Read(NamedTuple):
     """What a reader makes of a checkpoint; `convert` adds the account of its tensors."""
 
-    model: models.Model | SequenceLayer
-    config: ModelConfig | PartConfig
+    model: Anything
+    config: AnyConfig
     title: str
     assumed: tuple[str, ...] = ()
+    tokenizer: Path | None = None
 
 
 class Source(NamedTuple):
@@ -84,27 +107,53 @@ def _layer(checkpoint: Checkpoint, facts: Facts) -> Read:
     return Read(found.build(), found.config, found.title, found.assumed)
 
 
+def _language_model(plan_of: Callable[[Checkpoint], Plan]) -> Callable[[Checkpoint, Facts], Read]:
+    def read(checkpoint: Checkpoint, facts: Facts) -> Read:
+        if facts != Facts():
+            raise InputError(
+                f"facts about a checkpoint were given, but the configuration of `{checkpoint.path}` says all that is "
+                "needed of a language model; leave them out."
+            )
+        plan = plan_of(checkpoint)
+        tokenizer = checkpoint.config_path.with_name(TOKENIZER)
+        if tokenizer.is_file():
+            plan = plan._replace(config=dataclasses.replace(plan.config, tokenizer=TOKENIZER))
+        model = build(checkpoint, plan)
+        return Read(model, plan.config, plan.title, plan.assumed, tokenizer if tokenizer.is_file() else None)
+
+    return read
+
+
 SOURCES: tuple[Source, ...] = (
+    Source("Mistral's Codestral-Mamba", is_mistral, _language_model(plan_mistral)),
+    Source("Hugging Face transformers", is_hugging_face, _language_model(plan_hugging_face)),
+    Source("state-spaces/mamba", is_state_spaces, _language_model(plan_state_spaces)),
     Source("state-spaces/s4, a SequenceModel", _is_model, _model),
     Source("state-spaces/s4, a layer", _is_layer, _layer),
 )
 """Asked in this order; the first that recognises a checkpoint reads it."""
 
 
-def convert(path: str | Path, *, layer: str | None = None, facts: Facts | None = None) -> Converted:
+def convert(
+    path: str | Path, *, layer: str | None = None, facts: Facts | None = None, dtype: torch.dtype | None = None
+) -> Converted:
     """Read a published checkpoint, with an account of every tensor in it.
+
+    The weights of a language model stay mapped to the file: they are read when they are used.
 
     Args:
         path: A .safetensors, .pt, .pth, .ckpt or .bin file, an index of shards, or a folder with one of these.
         layer: Take only the tensors whose names begin so: one layer of a model that cannot be converted whole.
         facts: What the file does not say.
+        dtype: Type of the parameters; as in the file if None.
 
     Returns:
         The layer or model, and where every tensor went.
 
     Raises:
         InputError: If the file cannot be read, is of no known architecture, lacks a tensor, has one too many or of
-            another shape, or contradicts itself. A pickle that holds more than tensors is not opened.
+            another shape, or contradicts itself or its configuration. A pickle that holds more than tensors is not
+            opened.
 
     Example:
         >>> import tempfile
@@ -135,30 +184,33 @@ def convert(path: str | Path, *, layer: str | None = None, facts: Facts | None =
         )
     read = source.read(checkpoint, Facts() if facts is None else facts)
     checkpoint.check_all_used(f"{source.name}: {read.title}")
-    return Converted(
-        read.model, read.config, f"{source.name}: {read.title}", checkpoint.used, checkpoint.left, read.assumed
-    )
+    model = read.model if dtype is None else read.model.to(dtype)
+    title = f"{source.name}: {read.title}"
+    return Converted(model, read.config, title, checkpoint.used, checkpoint.left, read.assumed, read.tokenizer)
 
 
-def load(path: str | Path, *, layer: str | None = None, facts: Facts | None = None) -> models.Model | SequenceLayer:
+def load(
+    path: str | Path, *, layer: str | None = None, facts: Facts | None = None, dtype: torch.dtype | None = None
+) -> Anything:
     """The layer or model in a published checkpoint, in `eval()` mode: `convert` without its account.
 
     Args:
         path: As of `convert`.
         layer: As of `convert`.
         facts: As of `convert`.
+        dtype: As of `convert`.
 
     Returns:
-        An `S4`, `S4D`, `layers.TwoSided`, `Backbone` or a model.
+        An `S4`, `S4D`, `layers.TwoSided`, `Backbone`, a model or a `LanguageModel`.
 
     Raises:
         InputError: As `convert`.
     """
-    return convert(path, layer=layer, facts=facts).model
+    return convert(path, layer=layer, facts=facts, dtype=dtype).model
 
 
 def save(converted: Converted, folder: str | Path) -> None:
-    """Save what was converted, so that `longstate.load(folder)` has it.
+    """Save what was converted, so that `longstate.load(folder)` has it; a tokenizer's file beside it.
 
     Args:
         converted: From `convert`.
@@ -170,5 +222,7 @@ def save(converted: Converted, folder: str | Path) -> None:
     config = converted.config
     if isinstance(config, LayerPart | BackbonePart):
         models.save_part(converted.model, config, folder)
-    elif isinstance(converted.model, models.Model):
+    elif isinstance(converted.model, models.Model | LanguageModel):
         models.save(converted.model, folder)
+    if converted.tokenizer is not None:
+        atomic.write(Path(folder) / TOKENIZER, converted.tokenizer.read_bytes())

@@ -17,7 +17,14 @@ from longstate._checks import InputError
 from longstate.pretrained.checkpoint import Checkpoint, Stored, some
 
 _PICKLED = (".pt", ".pth", ".ckpt", ".bin")
-_IN_FOLDER = ("model.safetensors.index.json", "model.safetensors", "pytorch_model.bin.index.json", "pytorch_model.bin")
+_MISTRAL = "consolidated.safetensors"
+_IN_FOLDER = (
+    "model.safetensors.index.json",
+    "model.safetensors",
+    "pytorch_model.bin.index.json",
+    "pytorch_model.bin",
+    _MISTRAL,
+)
 _NESTED = ("state_dict", "model_state_dict", "model")
 _WRAPPERS = ("module.", "_orig_mod.")
 
@@ -55,10 +62,12 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
             raise InputError(
                 f"`{path}` is a folder without {' or '.join(_IN_FOLDER)}, but a checkpoint is needed; give its file."
             )
-        return Checkpoint(path, _unwrapped(_stored(inside)), _config(path))
+        config_path = _config_path(inside)
+        return Checkpoint(path, _unwrapped(_stored(inside)), _config(config_path), config_path)
     if not path.exists():
         raise InputError(f"`{path}` does not exist, but a checkpoint is needed; check the path.")
-    return Checkpoint(path, _unwrapped(_stored(path)), _config(path.parent))
+    config_path = _config_path(path)
+    return Checkpoint(path, _unwrapped(_stored(path)), _config(config_path), config_path)
 
 
 def _stored(path: Path) -> dict[str, Stored]:
@@ -172,8 +181,11 @@ def _unwrapped(stored: dict[str, Stored]) -> dict[str, Stored]:
     return stored
 
 
-def _config(folder: Path) -> dict[str, Any]:
-    path = folder / "config.json"
+def _config_path(file: Path) -> Path:
+    return file.with_name("params.json" if file.name == _MISTRAL else "config.json")
+
+
+def _config(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
