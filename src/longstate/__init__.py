@@ -30,6 +30,7 @@ _NAMES = {
     "H3": "layers",
     "HippoMemory": "layers",
     "Hyena": "layers",
+    "ImageClassifier": "models",
     "InputError": "_checks",
     "LRU": "layers",
     "LSSL": "layers",

@@ -40,6 +40,7 @@ from longstate.layers import SelectiveScan2d as SelectiveScan2d
 from longstate.layers import SequenceLayer as SequenceLayer
 from longstate.models import Backbone as Backbone
 from longstate.models import BidirectionalClassifier as BidirectionalClassifier
+from longstate.models import ImageClassifier as ImageClassifier
 from longstate.models import LanguageModel as LanguageModel
 from longstate.models import SequenceClassifier as SequenceClassifier
 from longstate.models import SequenceRegressor as SequenceRegressor

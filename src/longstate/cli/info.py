@@ -11,7 +11,7 @@ from longstate.cli.console import print_facts, print_json, print_table
 
 if TYPE_CHECKING:
     from longstate.layers import SequenceLayer
-    from longstate.models import BackboneConfig, Model
+    from longstate.models import BackboneConfig, ImageClassifier, LanguageModel, Model
 
 
 def run_info(folder: Path | None, *, as_json: bool) -> None:
@@ -82,12 +82,48 @@ def model_facts(folder: Path) -> dict[str, object]:
     folder = inner if inner.is_dir() else folder
     model = models.load(folder)
     facts = {
-        **(_whole(model) if isinstance(model, models.Model) else _part(model, folder)),
+        **_described(model, folder),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "saved_size_bytes": sum(path.stat().st_size for path in folder.iterdir() if path.is_file()),
         "stream_state_bytes": state_bytes(model),
     }
     return facts | {name: value for name, value in read_facts(folder).items() if name != "parts"}
+
+
+def _described(model: "Model | SequenceLayer | ImageClassifier", folder: Path) -> dict[str, object]:
+    from longstate import models
+
+    if isinstance(model, models.Model):
+        return _whole(model)
+    if isinstance(model, models.LanguageModel):
+        return _language(model)
+    return _image_model(model) if isinstance(model, models.ImageClassifier) else _part(model, folder)
+
+
+def _language(model: "LanguageModel") -> dict[str, object]:
+    config = model.config
+    return {
+        "kind": config.kind,
+        "vocabulary": config.vocabulary_size,
+        "tokenizer": config.tokenizer,
+        "end_ids": list(config.end_ids) or None,
+        "dtype": str(model.embedding.weight.dtype).removeprefix("torch."),
+        **_stack(config.backbone),
+    }
+
+
+def _image_model(model: "ImageClassifier") -> dict[str, object]:
+    from longstate.models import VMambaConfig
+
+    config = model.config
+    inputs = [f"{config.d_input} channels"]
+    if isinstance(config, VMambaConfig):
+        blocks, width = " + ".join(map(str, config.depths)), config.dims[-1]
+    else:
+        blocks, width = str(config.n_layers), config.d_model
+        inputs.append("images of {} x {}".format(*config.image_size))
+    facts = {"layers": f"{blocks} blocks", "d_model": width, "d_state": config.layer.d_state}
+    return {"kind": config.kind, "outputs": list(config.classes), "inputs": inputs, **facts}
 
 
 def _whole(model: "Model") -> dict[str, object]:
@@ -127,7 +163,7 @@ def _stack(backbone: "BackboneConfig") -> dict[str, object]:
     }
 
 
-def state_bytes(model: "SequenceLayer") -> int | None:
+def state_bytes(model: "SequenceLayer | ImageClassifier") -> int | None:
     """Bytes of the state of one stream: all that streaming keeps. None for a model that cannot stream."""
     from torch.utils import _pytree
 

@@ -24,6 +24,11 @@ from longstate.models.files import load as load
 from longstate.models.files import load_model as load_model
 from longstate.models.files import save as save
 from longstate.models.files import save_part as save_part
+from longstate.models.image_classifier import ImageClassifier as ImageClassifier
+from longstate.models.image_config import ImageConfig as ImageConfig
+from longstate.models.image_config import SelectiveScan2dConfig as SelectiveScan2dConfig
+from longstate.models.image_config import VimConfig as VimConfig
+from longstate.models.image_config import VMambaConfig as VMambaConfig
 from longstate.models.input import InputEncoder as InputEncoder
 from longstate.models.input import TargetDecoder as TargetDecoder
 from longstate.models.language_model import LanguageModel as LanguageModel
@@ -62,3 +67,10 @@ from longstate.models.serial import config_from_dict as config_from_dict
 from longstate.models.serial import config_to_dict as config_to_dict
 from longstate.models.step_regressor import StepRegressor as StepRegressor
 from longstate.models.tagger import SequenceTagger as SequenceTagger
+from longstate.models.tokenizer import ByteTokenizer as ByteTokenizer
+from longstate.models.tokenizer import FileTokenizer as FileTokenizer
+from longstate.models.tokenizer import TextStream as TextStream
+from longstate.models.tokenizer import Tokenizer as Tokenizer
+from longstate.models.tokenizer import load_tokenizer as load_tokenizer
+from longstate.models.vim import VimBody as VimBody
+from longstate.models.vmamba import VMambaBody as VMambaBody

@@ -99,7 +99,7 @@ def build_layer(config: LayerConfig, d_model: int) -> CausalLayer[Any]:
         torch.Size([2, 4, 4, 2])
     """
     _check_known(config)
-    return CAUSAL[type(config)](d_model, **_arguments(config))
+    return CAUSAL[type(config)](d_model, **arguments(config))
 
 
 def build_bidirectional(config: LayerConfig, d_model: int) -> SequenceLayer:
@@ -122,11 +122,12 @@ def build_bidirectional(config: LayerConfig, d_model: int) -> SequenceLayer:
     """
     _check_known(config)
     if type(config) in BIDIRECTIONAL:
-        return BIDIRECTIONAL[type(config)](d_model, **_arguments(config))
+        return BIDIRECTIONAL[type(config)](d_model, **arguments(config))
     return Bidirectional(build_layer(config, d_model), build_layer(config, d_model))
 
 
-def _arguments(config: LayerConfig) -> dict[str, Any]:
+def arguments(config: Any) -> dict[str, Any]:
+    """What a configuration of a layer says to its constructor."""
     return {field.name: getattr(config, field.name) for field in dataclasses.fields(config) if field.name != "kind"}
 
 

@@ -131,7 +131,7 @@ class ClassifierConfig(_Input):
 
     def __post_init__(self) -> None:
         _check_input(self)
-        _check_names(self.classes, name="classes")
+        check_names(self.classes, name="classes")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +147,7 @@ class TaggerConfig(_Input):
 
     def __post_init__(self) -> None:
         _check_input(self)
-        _check_names(self.classes, name="classes")
+        check_names(self.classes, name="classes")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,7 +205,7 @@ class BidirectionalClassifierConfig(_Input):
 
     def __post_init__(self) -> None:
         _check_input(self)
-        _check_names(self.classes, name="classes")
+        check_names(self.classes, name="classes")
 
 
 NumberConfig: TypeAlias = RegressorConfig | StepRegressorConfig
@@ -222,7 +222,7 @@ def _check_input(config: _Input) -> None:
             "compute it from the same channels."
         )
     if config.channels is not None:
-        _check_names(config.channels, name="channels")
+        check_names(config.channels, name="channels")
         if len(config.channels) != config.d_input:
             raise InputError(
                 f"`channels` names {len(config.channels)} channels, but d_input={config.d_input} names are needed; "
@@ -234,7 +234,7 @@ def _check_input(config: _Input) -> None:
 
 
 def _check_targets(targets: tuple[str, ...], statistics: TargetStatistics | None) -> None:
-    _check_names(targets, name="targets")
+    check_names(targets, name="targets")
     if statistics is not None and len(statistics.shift) != len(targets):
         raise InputError(
             f"`target_statistics` has {len(statistics.shift)} values, but one for each of the {len(targets)} targets "
@@ -242,7 +242,8 @@ def _check_targets(targets: tuple[str, ...], statistics: TargetStatistics | None
         )
 
 
-def _check_names(names: tuple[str, ...], *, name: str) -> None:
+def check_names(names: tuple[str, ...], *, name: str) -> None:
+    """Raise unless `names` are different strings, at least one."""
     if not isinstance(names, tuple) or not all(isinstance(one, str) for one in names):
         raise InputError(f"`{name}` is {names!r}, but a tuple of strings is needed; write ('one', 'two').")
     if not names:

@@ -19,16 +19,23 @@ from longstate._checks import InputError
 from longstate.layers import SequenceLayer
 from longstate.models import atomic, tensors
 from longstate.models.build import Model, build
+from longstate.models.image_classifier import ImageClassifier
 from longstate.models.language_model import LanguageModel, empty_language_model
 from longstate.models.part import PartConfig, build_part
-from longstate.models.serial import config_from_dict, config_to_dict, language_model_from_dict, part_from_dict
+from longstate.models.serial import (
+    config_from_dict,
+    config_to_dict,
+    image_model_from_dict,
+    language_model_from_dict,
+    part_from_dict,
+)
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 NEXT = "config.json.next"
 
 
-def save(model: Model | LanguageModel, folder: str | Path) -> None:
+def save(model: Model | LanguageModel | ImageClassifier, folder: str | Path) -> None:
     """Save a model as `model.safetensors` and `config.json`.
 
     Args:
@@ -48,13 +55,12 @@ def save(model: Model | LanguageModel, folder: str | Path) -> None:
         ...     load(folder).config == model.config
         True
     """
-    if not isinstance(model, Model | LanguageModel):
+    if not isinstance(model, Model | LanguageModel | ImageClassifier):
         raise InputError(
             f"`model` is a {type(model).__name__}, but a model of longstate is needed; take it out of its wrapper "
             "(`.module`, `._orig_mod`, `.model`) first."
         )
-    kind = "language_model" if isinstance(model, LanguageModel) else "model"
-    _write(model, {kind: config_to_dict(model.config)}, Path(folder))
+    _write(model, {_key(model): config_to_dict(model.config)}, Path(folder))
 
 
 def save_part(part: SequenceLayer, config: PartConfig, folder: str | Path) -> None:
@@ -86,7 +92,7 @@ def save_part(part: SequenceLayer, config: PartConfig, folder: str | Path) -> No
     _write(part, {"part": config_to_dict(config)}, Path(folder))
 
 
-def load(folder: str | Path) -> Model | SequenceLayer:
+def load(folder: str | Path) -> Model | SequenceLayer | ImageClassifier:
     """Load what `save` or `save_part` wrote.
 
     Args:
@@ -142,18 +148,32 @@ def load_model(folder: str | Path) -> Model:
         raise InputError(
             f"`{folder}` holds a language model, but one over recordings is needed; run it with `longstate generate`."
         )
+    if isinstance(model, ImageClassifier):
+        raise InputError(
+            f"`{folder}` holds a model of images, but one over recordings is needed; use `longstate.load(folder)` in "
+            "Python."
+        )
     raise InputError(
         f"`{folder}` holds a bare {type(model).__name__}, but a model with an encoder and a head is needed; "
         "use `longstate.load(folder)` in Python for a part of one."
     )
 
 
-def _build(entry: dict[str, Any]) -> Model | SequenceLayer:
+def _key(model: Model | LanguageModel | ImageClassifier) -> str:
+    """Where the configuration of a model stands in `config.json`."""
+    if isinstance(model, LanguageModel):
+        return "language_model"
+    return "image_model" if isinstance(model, ImageClassifier) else "model"
+
+
+def _build(entry: dict[str, Any]) -> Model | SequenceLayer | ImageClassifier:
     """What a configuration describes."""
     if "part" in entry:
         return build_part(part_from_dict(entry["part"]))
     if "language_model" in entry:
         return empty_language_model(language_model_from_dict(entry["language_model"]))
+    if "image_model" in entry:
+        return ImageClassifier(image_model_from_dict(entry["image_model"]))
     return build(config_from_dict(entry.get("model", {})))
 
 

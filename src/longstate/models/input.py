@@ -25,7 +25,7 @@ class InputEncoder(nn.Module):
 
     def __init__(self, d_input: int, d_model: int, statistics: InputStatistics | None = None) -> None:
         super().__init__()
-        _register_affine(self, statistics)
+        register_affine(self, statistics)
         self.linear = nn.Linear(d_input, d_model)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -51,7 +51,7 @@ class TargetDecoder(nn.Module):
 
     def __init__(self, d_model: int, d_output: int, statistics: TargetStatistics | None = None) -> None:
         super().__init__()
-        _register_affine(self, statistics)
+        register_affine(self, statistics)
         self.linear = nn.Linear(d_model, d_output)
 
     def forward(self, h: Tensor) -> Tensor:
@@ -60,7 +60,8 @@ class TargetDecoder(nn.Module):
         return y if self.shift is None or self.scale is None else (y * self.scale + self.shift).to(y.dtype)
 
 
-def _register_affine(module: nn.Module, statistics: InputStatistics | TargetStatistics | None) -> None:
+def register_affine(module: nn.Module, statistics: InputStatistics | TargetStatistics | None) -> None:
+    """Give a module the buffers `shift` and `scale`, which are not stored with its parameters; None without any."""
     for name in ("shift", "scale"):
         value = None if statistics is None else _buffer(getattr(statistics, name))
         module.register_buffer(name, value, persistent=False)

@@ -8,13 +8,14 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from longstate._checks import InputError
 from longstate.models.config import ModelConfig
+from longstate.models.image_config import ImageConfig
 from longstate.models.language_model import LanguageModelConfig
 from longstate.models.part import PartConfig
 
 _NAMES = {int: "an integer", float: "a number", str: "a string", bool: "true or false"}
 
 
-def config_to_dict(config: ModelConfig | PartConfig | LanguageModelConfig) -> dict[str, Any]:
+def config_to_dict(config: ModelConfig | PartConfig | LanguageModelConfig | ImageConfig) -> dict[str, Any]:
     """A configuration as nested dictionaries and lists, as JSON and YAML know them.
 
     Args:
@@ -59,6 +60,21 @@ def language_model_from_dict(values: Mapping[str, Any]) -> LanguageModelConfig:
         InputError: If a key is unknown or missing, or a value has the wrong type; the dotted path is named.
     """
     return _read(LanguageModelConfig, values, "")
+
+
+def image_model_from_dict(values: Mapping[str, Any]) -> ImageConfig:
+    """The configuration of an image model, checked field by field as `config_from_dict` does.
+
+    Args:
+        values: As `config_to_dict` gives it.
+
+    Returns:
+        The configuration of the model that `kind` names.
+
+    Raises:
+        InputError: If a key is unknown or missing, or a value has the wrong type; the dotted path is named.
+    """
+    return _read(ImageConfig, values, "")
 
 
 def part_from_dict(values: Mapping[str, Any]) -> PartConfig:
