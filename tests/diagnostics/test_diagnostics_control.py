@@ -35,16 +35,22 @@ LINEAR = [
     for entry in (*catalogue.CAUSAL_LAYERS, *catalogue.COMBINATIONS)
     if isinstance(entry.build(), LTILayer | MIMOLayer)
 ]
+
+
+def moved(layer: LTILayer) -> LTILayer:
+    """With B and the decays of its tied systems apart from each other."""
+    for name, parameter in layer.named_parameters():
+        if name in ("A_real", "B"):
+            parameter.data *= torch.linspace(1.0, 1.5, len(parameter)).reshape(-1, *[1] * (parameter.dim() - 1))
+    return layer
+
+
 CONTINUOUS = [
-    *[
-        pytest.param(lambda i=i, r=r: S4(4, 8, init=i, rule=r, n_ssm=2), id=f"S4-{i}-{r}")
-        for i in S4_INITS
-        for r in RULES
-    ],
+    *[pytest.param(lambda i=i, r=r: S4(4, 8, init=i, rule=r), id=f"S4-{i}-{r}") for i in S4_INITS for r in RULES],
     *[pytest.param(lambda i=i, r=r: S4D(4, 8, init=i, rule=r), id=f"S4D-{i}-{r}") for i in S4D_INITS for r in RULES],
     *[pytest.param(lambda r=r: LSSL(4, 8, rule=r, dt_max=0.05), id=f"LSSL-{r}") for r in RULES],
     *[pytest.param(lambda a=a: LSSL(4, 8, alpha=a), id=f"LSSL-gbt-{a}") for a in (0.5, 0.7, 1.0)],
-    pytest.param(lambda: DSS(4, 6, n_ssm=2), id="DSS"),
+    *[pytest.param(lambda k=k: moved(k(4, 8, n_ssm=2)), id=f"{k.__name__}-tied") for k in (S4, S4D, LSSL, DSS)],
     pytest.param(lambda: DSS(4, 6, separate_dt=True), id="DSS-separate"),
 ]
 
