@@ -25,7 +25,7 @@ MAY_IMPORT = {
 }
 TOP_ROOMS = {"cli"}
 CORE = {"torch", "numpy", "safetensors", "longstate", *sys.stdlib_module_names}
-OPTIONAL = ("lightning", "pandas", "pyarrow", "pydantic", "typer", "rich", "yaml", "matplotlib", "scipy")
+OPTIONAL = ("lightning", "pandas", "pyarrow", "pydantic", "typer", "rich", "yaml", "matplotlib", "scipy", "tokenizers")
 # A module that subclasses a class of an optional package may import it at its top, and is itself imported lazily.
 MAY_SUBCLASS: dict[str, set[str]] = {
     "cli/app.py": {"typer"},

@@ -1,8 +1,11 @@
-"""Recordings: reading them, dividing them, and loading them in batches that can be resumed."""
+"""Recordings and texts: reading them, dividing them, and loading them in batches that can be resumed."""
 
 from longstate.data.arrays import from_arrays as from_arrays
 from longstate.data.batches import Batch as Batch
 from longstate.data.batches import collate as collate
+from longstate.data.documents import Documents as Documents
+from longstate.data.documents import DocumentSplit as DocumentSplit
+from longstate.data.documents import split_documents as split_documents
 from longstate.data.folder import read_folder as read_folder
 from longstate.data.loader import Loader as Loader
 from longstate.data.manifest import read_manifest as read_manifest
@@ -19,6 +22,12 @@ from longstate.data.statistics import Statistics as Statistics
 from longstate.data.statistics import statistics as statistics
 from longstate.data.statistics import target_statistics as target_statistics
 from longstate.data.step_labels import read_step_labels as read_step_labels
+from longstate.data.text_source import TextSource as TextSource
+from longstate.data.token_batches import TokenBatch as TokenBatch
+from longstate.data.token_batches import TokenRows as TokenRows
+from longstate.data.token_batches import TokenStreams as TokenStreams
+from longstate.data.token_store import TokenStore as TokenStore
+from longstate.data.token_store import token_store as token_store
 from longstate.data.ucr import read_ucr as read_ucr
 from longstate.data.uea import read_uea as read_uea
 from longstate.data.watch import read_watch as read_watch
