@@ -1,0 +1,63 @@
+"""Tiny random language models of transformers, the oracle of `longstate.pretrained`, saved as it saves them."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+SMALL = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 2, "eos_token_id": None, "pad_token_id": 0}
+HEADS = {"num_heads": 4, "head_dim": 8}
+ATTENTION = {"num_attention_heads": 4, "num_key_value_heads": 2}
+JAMBA = {"num_hidden_layers": 4, "intermediate_size": 24, "attn_layer_period": 4, "attn_layer_offset": 2, **ATTENTION}
+
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "mamba": ("Mamba", {"state_size": 4}),
+    "mamba, all biases": ("Mamba", {"state_size": 3, "use_bias": True, "use_conv_bias": False, "conv_kernel": 2}),
+    "mamba, own head": ("Mamba", {"tie_word_embeddings": False, "expand": 1, "time_step_rank": 3}),
+    "mamba, narrow sum": ("Mamba", {"residual_in_fp32": False, "layer_norm_epsilon": 1e-3}),
+    "falcon_mamba": ("FalconMamba", {"state_size": 4, "tie_word_embeddings": False, "mixer_rms_eps": 1e-2}),
+    "falcon_mamba, tied": ("FalconMamba", {"use_bias": True, "time_step_rank": 2}),
+    "mamba2": ("Mamba2", {"state_size": 6, "n_groups": 1, "chunk_size": 4, **HEADS}),
+    "mamba2, groups": ("Mamba2", {"state_size": 5, "n_groups": 2, "tie_word_embeddings": True, **HEADS}),
+    "mamba2, limits": ("Mamba2", {"n_groups": 4, "time_step_limit": (0.01, 0.05), "use_bias": True, **HEADS}),
+    "jamba": ("Jamba", {"mamba_d_state": 4, "num_experts": 4, **JAMBA}),
+    "jamba, dense": ("Jamba", {"mamba_d_state": 4, "num_experts": 1, "mamba_proj_bias": True, **JAMBA}),
+    "jamba, one expert": ("Jamba", {"num_experts": 3, "num_experts_per_tok": 1, "mamba_dt_rank": 2, **JAMBA}),
+    "jamba, tied": ("Jamba", {"num_experts": 2, "tie_word_embeddings": True, "mamba_conv_bias": False, **JAMBA}),
+}
+"""Name, class and options."""
+
+
+def make(name: str, dtype: torch.dtype = torch.float32) -> Any:
+    """A model of transformers with wide random weights, so that small activations hide no error."""
+    import transformers
+
+    kind, options = CASES[name]
+    config = getattr(transformers, f"{kind}Config")(**{**SMALL, **options})
+    torch.manual_seed(len(name))
+    model = getattr(transformers, f"{kind}ForCausalLM")(config).eval()
+    with torch.no_grad():
+        for own, parameter in model.named_parameters():
+            if parameter.dim() < 2 or own.endswith("A_log"):
+                parameter.add_(0.3 * torch.randn_like(parameter))
+            else:
+                parameter.normal_(std=0.25 if "embed" not in own else 1.0)
+    return model.to(dtype)
+
+
+def save(name: str, folder: Path, **options: Any) -> Any:
+    """Make a model, save it, and give it back."""
+    model = make(name)
+    model.save_pretrained(folder, **options)
+    return model
+
+
+def ids(rows: int = 2, length: int = 19) -> Tensor:
+    return torch.randint(1, SMALL["vocab_size"], (rows, length), generator=torch.Generator().manual_seed(length))
+
+
+def logits(model: Any, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+    """What transformers computes in one shot."""
+    with torch.no_grad():
+        return model(tokens, attention_mask=mask, use_cache=False).logits
