@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from longstate._checks import InputError, check_lengths, check_starts, valid_steps, zero_padding
-from longstate.ops import _dispatch
+from longstate.ops import _dispatch, _third_party
 from longstate.ops.selective_core import selective_core
 from longstate.ops.selective_native import selective_scan_native, why_not
 
@@ -49,7 +49,8 @@ def selective_scan(
         state: State before the first element (batch, E, N), or (batch, E, N, 2) with re, im last; zero if None.
         lengths: Valid elements of right-padded rows (batch,); outputs after them are unspecified.
         starts: True where a packed sequence begins (batch, length); the state is forgotten there.
-        backend: "native" (compiled, float32 on a CPU), "torch", "reference" (a plain loop), or "auto".
+        backend: "mamba_ssm" (a GPU, if installed), "native" (compiled, float32 on a CPU), "torch", "reference" (a plain
+            loop), or "auto".
 
     Returns:
         Outputs (batch, length, E) in the type of `u`; and the new state, float32 at least.
@@ -252,6 +253,7 @@ def _check(
 
 _dispatch.register(
     "selective_scan",
+    _dispatch.Backend("mamba_ssm", _third_party.selective_scan, _third_party.why_not_selective_scan),
     _dispatch.Backend("native", selective_scan_native, why_not),
     _dispatch.Backend("torch", _selective_scan_torch, _dispatch.always),
     _dispatch.Backend("reference", selective_scan_reference, _dispatch.always),
