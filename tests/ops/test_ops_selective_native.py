@@ -94,7 +94,7 @@ def test_the_native_path_is_the_one_that_runs() -> None:
     assert next(name for name, reason in reasons if reason is None) == "native"
     double = [drawn[name].double() for name in order]
     assert ("native", "computes in float32, got float64") in ops.explain("selective_scan", *double, *rest)
-    with pytest.raises(InputError, match="backend .native. cannot run this call of selective_scan: computes in"):
+    with pytest.raises(InputError, match=r"backend .native. cannot run this call of selective_scan: computes in"):
         ops.selective_scan(*double, backend="native")
     auto, _ = ops.selective_scan(*(drawn[name] for name in order))
     native, _ = ops.selective_scan(*(drawn[name] for name in order), backend="native")
