@@ -2,7 +2,6 @@
 
 from itertools import pairwise
 
-import torch
 from torch import Tensor, nn
 
 from longstate._checks import InputError
@@ -82,7 +81,7 @@ class VMambaBody(nn.Module):
 
 def drop_rates(last: float, blocks: int) -> list[float]:
     """Rates of stochastic depth that grow in equal steps from 0 in the first block to `last`."""
-    return torch.linspace(0, last, blocks).tolist()
+    return [last * block / max(blocks - 1, 1) for block in range(blocks)]
 
 
 def _smallest_grid(downsamplings: nn.ModuleList) -> int:

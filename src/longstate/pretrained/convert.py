@@ -12,6 +12,8 @@ from longstate._checks import InputError
 from longstate.layers import SequenceLayer
 from longstate.models import (
     BackbonePart,
+    ImageClassifier,
+    ImageConfig,
     LanguageModel,
     LanguageModelConfig,
     LayerPart,
@@ -23,16 +25,19 @@ from longstate.pretrained.checkpoint import Checkpoint, Left, Used, some
 from longstate.pretrained.facts import Facts
 from longstate.pretrained.files import open_checkpoint
 from longstate.pretrained.hugging_face import is_hugging_face, plan_hugging_face
+from longstate.pretrained.image_model import OfficialImageModel
 from longstate.pretrained.plan import Plan, build
 from longstate.pretrained.s4_model import read_model, root_of
 from longstate.pretrained.s4_official import layers_in, read_layer
 from longstate.pretrained.state_spaces import is_mistral, is_state_spaces, plan_mistral, plan_state_spaces
+from longstate.pretrained.vim import is_vim, read_vim
+from longstate.pretrained.vmamba import is_vmamba, read_vmamba
 
 TOKENIZER = "tokenizer.json"
 """Of Hugging Face's tokenizers; it is kept beside a model."""
 
-Anything: TypeAlias = models.Model | LanguageModel | SequenceLayer
-AnyConfig: TypeAlias = ModelConfig | LanguageModelConfig | PartConfig
+Anything: TypeAlias = models.Model | LanguageModel | SequenceLayer | ImageClassifier
+AnyConfig: TypeAlias = ModelConfig | LanguageModelConfig | PartConfig | ImageConfig
 
 
 class Converted(NamedTuple):
@@ -124,10 +129,22 @@ def _language_model(plan_of: Callable[[Checkpoint], Plan]) -> Callable[[Checkpoi
     return read
 
 
+def _image_model(
+    reader: Callable[[Checkpoint, Facts], OfficialImageModel],
+) -> Callable[[Checkpoint, Facts], Read]:
+    def read(checkpoint: Checkpoint, facts: Facts) -> Read:
+        found = reader(checkpoint, facts)
+        return Read(found.build(), found.config, found.title, found.assumed)
+
+    return read
+
+
 SOURCES: tuple[Source, ...] = (
     Source("Mistral's Codestral-Mamba", is_mistral, _language_model(plan_mistral)),
     Source("Hugging Face transformers", is_hugging_face, _language_model(plan_hugging_face)),
     Source("state-spaces/mamba", is_state_spaces, _language_model(plan_state_spaces)),
+    Source("MzeroMiko/VMamba", is_vmamba, _image_model(read_vmamba)),
+    Source("hustvl/Vim", is_vim, _image_model(read_vim)),
     Source("state-spaces/s4, a SequenceModel", _is_model, _model),
     Source("state-spaces/s4, a layer", _is_layer, _layer),
 )
@@ -201,7 +218,7 @@ def load(
         dtype: As of `convert`.
 
     Returns:
-        An `S4`, `S4D`, `layers.TwoSided`, `Backbone`, a model or a `LanguageModel`.
+        An `S4`, `S4D`, `layers.TwoSided`, `Backbone`, a model, a `LanguageModel` or an `ImageClassifier`.
 
     Raises:
         InputError: As `convert`.
@@ -220,9 +237,9 @@ def save(converted: Converted, folder: str | Path) -> None:
         InputError: If the system refuses to write.
     """
     config = converted.config
-    if isinstance(config, LayerPart | BackbonePart):
+    if isinstance(config, LayerPart | BackbonePart) and isinstance(converted.model, SequenceLayer):
         models.save_part(converted.model, config, folder)
-    elif isinstance(converted.model, models.Model | LanguageModel):
+    elif isinstance(converted.model, models.Model | LanguageModel | ImageClassifier):
         models.save(converted.model, folder)
     if converted.tokenizer is not None:
         atomic.write(Path(folder) / TOKENIZER, converted.tokenizer.read_bytes())
