@@ -98,7 +98,7 @@ class Values:
         if value is not None and value not in wanted:
             raise InputError(
                 f"`{self._path}` has {self._name(name)} = {value!r}, but longstate's form of this model has "
-                f"{' or '.join(repr(one) for one in wanted)}; it cannot be loaded."
+                f"{' or '.join(repr(one) for one in wanted) or 'no such thing'}; it cannot be loaded."
             )
 
     def check_known(self, *names: str) -> None:
