@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -12,6 +13,8 @@ import official
 from longstate.layers import S4, TwoSided
 from longstate.models import SequenceClassifier, SequenceTagger
 from published import as_version_3, sequence_model, state_dict
+
+CHECKPOINTS = Path(__file__).parents[1] / "goldens" / "checkpoints"
 
 
 @pytest.fixture
@@ -174,4 +177,28 @@ def test_a_pickle_with_a_program_is_refused_and_not_run(run, tmp_path) -> None:
     assert "which can run any program when it is opened, so it was not opened" in said.err
     assert said.err.count("\n") == 1
     assert not (tmp_path / "was-run").exists()
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["jamba_tiny", "mamba2_tiny_groups2", "ssm_format_mamba_tiny"])
+def test_a_language_model_becomes_a_folder_with_the_same_logits(run, tmp_path, name) -> None:
+    folder, out = CHECKPOINTS / name, tmp_path / "out"
+    account = json.loads(run("convert", folder, out, "--dtype", "float64", "--json").out)
+    assert account["holds"] == "LanguageModel"
+    assert {row["name"] for row in account["used"]} == set(longstate.pretrained.open_checkpoint(folder).names)
+    ids, wanted = (torch.from_numpy(np.load(folder / f"{what}.npy")) for what in ("input_ids", "logits_float64"))
+    y = longstate.load(out)(ids).detach()
+    assert (y - wanted[..., : y.shape[-1]]).abs().max() <= 1e-9 * wanted.abs().max()
+    facts = json.loads(run("info", out, "--json").out)
+    assert (facts["kind"], facts["dtype"], facts["vocabulary"]) == ("language_model", "float64", y.shape[-1])
+    assert facts["stream_state_bytes"] > 0
+
+
+def test_errors_of_language_models_are_one_sentence(run, tmp_path) -> None:
+    said = run("convert", CHECKPOINTS / "mamba_tiny", tmp_path / "out", "--dtype", "int8")
+    assert (said.code, said.out) == (2, "")
+    assert said.err.startswith("`dtype` is 'int8', but one of float32, bfloat16, float16, float64 is needed")
+    said = run("convert", CHECKPOINTS / "mamba_tiny", tmp_path / "out", "--rule", "zoh")
+    assert said.err.startswith("facts about a checkpoint were given, but the configuration of")
+    assert said.err.count("\n") == 1
     assert not (tmp_path / "out").exists()
