@@ -66,7 +66,8 @@ def ssd_core(
 
 def _blocks(x: Tensor, extra: int, block: int, groups: int) -> Tensor:
     """(batch, length, heads, width) as (batch, blocks, G, Q, heads/G, width)."""
-    x = F.pad(x, (0, 0, 0, 0, 0, extra)).unflatten(1, (-1, block)).unflatten(3, (groups, -1))
+    x = F.pad(x, (0, 0, 0, 0, 0, extra)) if extra else x
+    x = x.unflatten(1, (-1, block)).unflatten(3, (groups, -1))
     return x.transpose(2, 3).contiguous()
 
 
@@ -106,12 +107,8 @@ def _gradients(saved: tuple[Tensor, ...], rank: int, dY: Tensor, d_state: Tensor
     scaled_dY = _wide(dY * factors.since)
     d_incoming = (scaled_dY.mT @ C).view_as(incoming)
     d_outgoing = torch.empty_like(incoming)
-    dot = torch.empty_like(incoming[..., 0, 0])
-    outgoing = state
     for at in range(X.shape[1] - 1, -1, -1):
         d_outgoing[:, at] = d_state
-        dot[:, at] = (d_state * outgoing).sum((-1, -2))
-        outgoing = incoming[:, at]
         d_state = torch.addcmul(d_incoming[:, at], factors.through[:, at], d_state)
     d_wide = d_outgoing.flatten(3, 4)
     X_heads, dY_heads = _by_head(X), _by_head(dY)
@@ -121,7 +118,8 @@ def _gradients(saved: tuple[Tensor, ...], rank: int, dY: Tensor, d_state: Tensor
     dC = d_products @ B + scaled_dY @ incoming.flatten(3, 4)
     dB = d_products.mT @ C + _wide(X * factors.until) @ d_wide
     dc = (dY * Y - X * dX).sum(-1)
-    dc[:, :, :, -1] += dot
+    dc[:, :-1, :, -1] += _dot(d_outgoing[:, :-1], incoming[:, 1:])
+    dc[:, -1, :, -1] += _dot(d_outgoing[:, -1], state)
     return dX, dc.flip(3).cumsum(3).flip(3), dB, dC, d_state
 
 
@@ -154,6 +152,11 @@ def _factors(log_decay: Tensor, segment: Tensor | None, rank: int) -> _Factors:
 
 def _only_where(same: Tensor, factor: Tensor) -> Tensor:
     return torch.where(same[:, :, None, :, None], factor, factor.new_zeros(()))
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """`a·b` over the last two axes, as one product: element by element it would write as much again."""
+    return (a.flatten(-2).unsqueeze(-2) @ b.flatten(-2).unsqueeze(-1))[..., 0, 0]
 
 
 def _scores(C: Tensor, B: Tensor, within: Tensor) -> Tensor:
