@@ -208,7 +208,7 @@ def test_sizes_and_names_are_refused_where_they_are_used() -> None:
         Backbone(BackboneConfig(norm="group"))
     with pytest.raises(InputError, match="`pooling` is 'max', but one of mean, last"):
         build(ClassifierConfig(d_input=1, classes=("a",), pooling="max"))
-    with pytest.raises(InputError, match="the layer's configuration is a str, but one of S4DConfig, .* is needed"):
+    with pytest.raises(InputError, match=r"the layer's configuration is a str, but one of S4DConfig, .* is needed"):
         build_layer("s4d", 4)
     with pytest.raises(InputError, match="the configuration is a BackboneConfig, but one of a model is needed"):
         build(BackboneConfig())

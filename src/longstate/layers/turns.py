@@ -50,8 +50,8 @@ def rotate_pairs(x: Tensor, turns: Tensor, pairs: str) -> Tensor:
         >>> import torch
         >>> from longstate.layers.turns import rotate_pairs
         >>> x = torch.tensor([1.0, 0.0, 1.0, 0.0]).reshape(1, 1, 4)
-        >>> rotate_pairs(x, torch.tensor([[0.25]], dtype=torch.float64), "adjacent").flatten().round(decimals=4)
-        tensor([-0., 1., 1., 0.])
+        >>> rotate_pairs(x, torch.tensor([[0.125]], dtype=torch.float64), "adjacent").flatten()
+        tensor([0.7071, 0.7071, 1.0000, 0.0000])
     """
     angles, half = turns.shape[-1], x.shape[-1] // 2
     theta = 2 * math.pi * turns.unsqueeze(-2)
