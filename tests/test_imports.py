@@ -23,14 +23,14 @@ MAY_IMPORT = {
     "training": {"models", "data", "layers.base", "_checks"},
     "diagnostics": {"theory", "ops", "layers", "models", "_checks"},
 }
-TOP_ROOMS = {"cli"}
+TOP_ROOMS = {"bench", "cli"}
 CORE = {"torch", "numpy", "safetensors", "longstate", *sys.stdlib_module_names}
 OPTIONAL = ("lightning", "pandas", "pyarrow", "pydantic", "typer", "rich", "yaml", "matplotlib", "scipy", "tokenizers")
 # A module that subclasses a class of an optional package may import it at its top, and is itself imported lazily.
 MAY_SUBCLASS: dict[str, set[str]] = {
     "cli/app.py": {"typer"},
     "training/keeper.py": {"lightning"},
-    "training/module.py": {"lightning"},
+    "training/run_module.py": {"lightning"},
     "training/progress.py": {"lightning", "rich"},
 }
 

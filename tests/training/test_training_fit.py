@@ -35,7 +35,8 @@ from longstate.training import (
     parameter_groups,
     schedule,
 )
-from longstate.training.module import TrainingModule, step_seed
+from longstate.training.module import TrainingModule
+from longstate.training.run_module import step_seed
 
 QUICK = TrainingConfig(epochs=2, batch_size=4, lr=0.02, device="cpu")
 

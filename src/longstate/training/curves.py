@@ -1,4 +1,4 @@
-"""A picture of a run: losses and accuracies by epoch."""
+"""A picture of a run: losses, accuracies and bits per byte by epoch."""
 
 import csv
 import importlib.util
@@ -6,6 +6,8 @@ import io
 from pathlib import Path
 
 from longstate.models import atomic
+
+PANELS = {"loss": "loss", "accuracy": "accuracy", "bits_per_byte": "bits per byte"}
 
 
 def draw_curves(log: Path, picture: Path) -> str | None:
@@ -24,7 +26,7 @@ def draw_curves(log: Path, picture: Path) -> str | None:
 
     with log.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    panels = [name for name in ("loss", "accuracy") if rows and rows[0][f"train_{name}"]]
+    panels = [name for name in PANELS if rows and rows[0].get(f"train_{name}")]
     figure = Figure(figsize=(5.0 * max(len(panels), 1), 3.6), layout="constrained")
     for number, name in enumerate(panels, start=1):
         axes = figure.add_subplot(1, len(panels), number)
@@ -34,7 +36,7 @@ def draw_curves(log: Path, picture: Path) -> str | None:
                 label = {"train": "training", "val": "validation"}[part]
                 axes.plot(*zip(*points, strict=True), style, marker=".", markersize=4, label=label)
         axes.set_xlabel("epoch")
-        axes.set_ylabel(name)
+        axes.set_ylabel(PANELS[name])
         axes.grid(alpha=0.3)
         axes.legend()
     content = io.BytesIO()

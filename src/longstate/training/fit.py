@@ -1,43 +1,15 @@
-"""One training run in one folder, from beginning to end or from where it was stopped."""
+"""One training run over recordings in one folder, from beginning to end or from where it was stopped."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
-from longstate import models
-from longstate._checks import InputError
 from longstate.data import Recordings
 from longstate.models import Model
 from longstate.training.config import TrainingConfig
-from longstate.training.curves import draw_curves
-from longstate.training.lightning_door import is_main_process, require_lightning
-from longstate.training.run_folder import RunFolder, describe_run
+from longstate.training.lightning_door import require_lightning
+from longstate.training.run_folder import describe_recordings, describe_run
 from longstate.training.standing import Standing
 from longstate.training.task import check_labels
-
-
-@dataclass(frozen=True)
-class FitResult:
-    """What a run came to.
-
-    Args:
-        folder: The folder of the run; the best model is in `model/` there.
-        epochs: Epochs trained.
-        steps: Optimiser steps taken.
-        stopped_early: Whether `patience` ended it.
-        best_epoch: The epoch whose model was kept, counted from 1.
-        metrics: The numbers of that epoch, by the names of `log.csv`; those that do not exist are left out.
-        notices: Sentences for the user, such as what was left out and why.
-    """
-
-    folder: Path
-    epochs: int
-    steps: int
-    stopped_early: bool
-    best_epoch: int
-    metrics: dict[str, float]
-    notices: tuple[str, ...]
+from longstate.training.whole_run import FitResult, whole_run
 
 
 def fit(
@@ -88,45 +60,16 @@ def fit(
         (2, 2)
     """
     require_lightning()
+    from longstate.training.module import TrainingModule
+
     check_labels(model.config, train)
     if validation is not None:
         check_labels(model.config, validation)
-    if config.batch_size % config.devices:
-        raise InputError(
-            f"`batch_size` is {config.batch_size} for {config.devices} devices, but each must take an equal share; "
-            "choose a multiple."
-        )
-    run_folder = RunFolder(folder)
-    description = describe_run(config, model.config, train, validation)
-    standing = Standing()
-    if resume:
-        standing = run_folder.continues(description)
-    elif is_main_process():
-        run_folder.begin(description)
-    # Every step seeds itself; whoever calls keeps the random state that was theirs.
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        if not standing.finished:
-            from longstate.training.module import TrainingModule
-            from longstate.training.runner import run
+    described = None if validation is None else describe_recordings(validation)
+    description = describe_run(config, model.config, describe_recordings(train), described)
 
-            module = TrainingModule(model.train(), train, validation, config, standing)
-            run(module, run_folder, resume=resume, progress=progress)
-        return _finish(model, run_folder, config)
+    def module(standing: Standing) -> TrainingModule:
+        return TrainingModule(model.train(), train, validation, config, standing)
 
-
-def _finish(model: Model, folder: RunFolder, config: TrainingConfig) -> FitResult:
-    """The best weights into the model, the curves into the folder, and what came out."""
-    model.load_state_dict(models.load_model(folder.model).state_dict())
-    model.eval()
-    standing = folder.standing()
-    notice = draw_curves(folder.log, folder.curves) if is_main_process() else None
-    best = standing.best or {}
-    return FitResult(
-        folder=folder.path,
-        epochs=standing.epoch,
-        steps=standing.step,
-        stopped_early=standing.epoch < config.epochs,
-        best_epoch=int(best["epoch"] or 0),
-        metrics={name: value for name, value in best.items() if value is not None},
-        notices=() if notice is None else (notice,),
-    )
+    columns = TrainingModule.columns()
+    return whole_run(model, module, columns, config, description, folder, resume=resume, progress=progress)

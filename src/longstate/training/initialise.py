@@ -7,7 +7,7 @@ import torch
 
 from longstate import models
 from longstate._checks import InputError
-from longstate.models import Model
+from longstate.models import LanguageModel, LanguageModelConfig, Model
 
 
 class Initialised(NamedTuple):
@@ -24,11 +24,11 @@ class Initialised(NamedTuple):
     not_used: tuple[str, ...]
 
 
-def initialise_from(model: Model, folder: str | Path) -> Initialised:
+def initialise_from(model: Model | LanguageModel, folder: str | Path) -> Initialised:
     """Take over every tensor of a saved model that has the same name and shape.
 
     A head for another number of classes stays as it was initialised. So does the head of equally many classes of other
-    names, since its rows would stand for the wrong ones.
+    names, since its rows would stand for the wrong ones. A language model begins with another language model.
 
     Args:
         model: The model to begin with; its tensors are written in place.
@@ -54,13 +54,15 @@ def initialise_from(model: Model, folder: str | Path) -> Initialised:
     """
     folder = Path(folder)
     inner = folder / "model"
-    other = models.load_model(inner if inner.is_dir() else folder)
+    other = _load(inner if inner.is_dir() else folder, model)
     keeps_head = _answers(other) == _answers(model)
     theirs, ours = other.state_dict(), model.state_dict()
     used = tuple(
         name
         for name, tensor in theirs.items()
-        if name in ours and ours[name].shape == tensor.shape and (keeps_head or not name.startswith("head."))
+        if name in ours
+        and ours[name].shape == tensor.shape
+        and (keeps_head or not name.startswith(("head.", "embedding.")))
     )
     if not any(name.startswith("backbone.") for name in used):
         raise InputError(
@@ -77,7 +79,22 @@ def initialise_from(model: Model, folder: str | Path) -> Initialised:
     )
 
 
-def _answers(model: Model) -> tuple[str, ...]:
-    """The names of a model's outputs."""
+def _load(folder: Path, model: Model | LanguageModel) -> Model | LanguageModel:
+    """The model in a folder, if it is a language model where one is needed."""
+    if not isinstance(model, LanguageModel):
+        return models.load_model(folder)
+    other = models.load(folder)
+    if not isinstance(other, LanguageModel):
+        raise InputError(
+            f"{folder} holds a {type(other).__name__}, but a language model begins with a language model; give the "
+            "folder of one."
+        )
+    return other
+
+
+def _answers(model: Model | LanguageModel) -> tuple[str, ...] | str | None:
+    """The names of a model's outputs; the tokenizer of a language model."""
     config = model.config
+    if isinstance(config, LanguageModelConfig):
+        return config.tokenizer
     return config.targets if isinstance(config, models.NumberConfig) else config.classes

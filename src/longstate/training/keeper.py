@@ -9,13 +9,12 @@ from types import FrameType
 from typing import Any
 
 import lightning as L
-from torch import Tensor
 
 from longstate import models
 from longstate._checks import InputError
 from longstate.models import atomic
-from longstate.training.module import TrainingModule, own
 from longstate.training.run_folder import RunFolder
+from longstate.training.run_module import RunModule, own
 from longstate.training.standing import Row, is_better
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -33,13 +32,11 @@ class Keeper(L.Callback):
 
     Args:
         folder: Where to.
-        monitor: "accuracy" or "loss".
         is_new: The run starts now; its first checkpoint is that of step 0.
     """
 
-    def __init__(self, folder: RunFolder, *, monitor: str, is_new: bool) -> None:
+    def __init__(self, folder: RunFolder, *, is_new: bool) -> None:
         self.folder = folder
-        self.monitor = monitor
         self.is_new = is_new
         self.signalled = False
         self._clock = 0.0
@@ -66,9 +63,12 @@ class Keeper(L.Callback):
         standing.batch += 1
         standing.step += 1
         standing.seconds = self._training_seconds = perf_counter() - self._clock
-        stop = trainer.strategy.reduce_boolean_decision(self.signalled, all=False)
+        stop = self._any(trainer, self.signalled)
         if standing.batch == module.batches_per_epoch:
             return  # the end of the epoch writes one, after validation
+        if self._any(trainer, module.time_used >= 1):
+            trainer.should_stop = True  # the epoch ends here
+            return
         if stop or (every is not None and standing.step % every == 0):
             self._save(trainer)
         if stop:
@@ -78,51 +78,53 @@ class Keeper(L.Callback):
         """Close the epoch: best model, log, early stopping, checkpoint."""
         module = own(pl_module)
         standing, config = module.standing, module.config
-        row = self._row(module)
-        better = is_better(row, standing.best, monitor=self.monitor)
+        seconds = perf_counter() - self._clock
+        row = self._row(module, seconds)
+        better = is_better(row, standing.best, monitor=module.headline)
         standing.best, standing.stale = (row, 0) if better else (standing.best, standing.stale + 1)
         if trainer.is_global_zero:
             if better:
                 models.save(module.model, self.folder.model)
             self.folder.add_row(row)
         module.last_row = row
-        standing.next_epoch()
+        standing.next_epoch(seconds)
         module.start_epoch()
         early = config.patience is not None and standing.stale >= config.patience
+        early = early or self._any(trainer, module.time_used >= 1)
         standing.finished = early or standing.epoch == config.epochs
         self._save(trainer)
         if early:
             trainer.should_stop = True
-        elif trainer.strategy.reduce_boolean_decision(self.signalled, all=False) and not standing.finished:
+        elif self._any(trainer, self.signalled) and not standing.finished:
             raise Stopped
+
+    def _any(self, trainer: L.Trainer, said: bool) -> bool:
+        """Whether one of the processes says so."""
+        return trainer.strategy.reduce_boolean_decision(said, all=False)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         """Stop after this step; a second Ctrl-C stops at once."""
         self.signalled = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    def _row(self, module: TrainingModule) -> Row:
+    def _row(self, module: RunModule, seconds: float) -> Row:
         """The log's row of the epoch that ends."""
-        standing, seconds = module.standing, perf_counter() - self._clock
         sums = module.all_sums(module.sums).sum(0)
-        loss, accuracy = ratios(sums, has_classes=module.task.has_classes)
-        val_loss, val_accuracy = ratios(module.validation_sums, has_classes=module.task.has_classes)
-        if not abs(loss) < float("inf"):
+        trained, validated = module.measured(sums, "train"), module.measured(module.validation_sums, "val")
+        loss = trained["loss"]
+        if loss is None or not abs(loss) < float("inf"):
             raise InputError(
-                f"the training loss became {loss} in epoch {standing.epoch + 1}, but a finite one is needed; "
+                f"the training loss became {loss} in epoch {module.standing.epoch + 1}, but a finite one is needed; "
                 f"lower `lr` (now {module.config.lr}) or `gradient_clip` (now {module.config.gradient_clip})."
             )
-        validated = module.validation_recordings is not None
         return {
-            "epoch": standing.epoch + 1,
-            "step": standing.step,
-            "train_loss": loss,
-            "train_accuracy": accuracy,
-            "val_loss": val_loss if validated else None,
-            "val_accuracy": val_accuracy if validated else None,
+            "epoch": module.standing.epoch + 1,
+            "step": module.standing.step,
+            **{f"train_{name}": value for name, value in trained.items()},
+            **{f"val_{name}": value if module.validates else None for name, value in validated.items()},
             "lr": max(group["lr"] for group in module.trainer.optimizers[0].param_groups),
             "seconds": seconds,
-            "samples_per_second": float(sums[4]) / self._training_seconds,
+            f"{module.sample}_per_second": float(sums[4]) / self._training_seconds,
         }
 
     def _save(self, trainer: L.Trainer) -> None:
@@ -149,9 +151,3 @@ def signals_given_back() -> Iterator[None]:
             for number, handler in handlers.items():
                 # None stands for a handler that Python did not set and cannot set again.
                 signal.signal(number, signal.SIG_DFL if handler is None else handler)
-
-
-def ratios(sums: Tensor, *, has_classes: bool) -> tuple[float, float | None]:
-    """Loss and accuracy from the sums of loss, weight, correct and answers; no accuracy where there are no classes."""
-    loss, weight, correct, answers = (float(part) for part in sums[:4])
-    return loss / max(weight, 1e-30), correct / max(answers, 1.0) if has_classes else None

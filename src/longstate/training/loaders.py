@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from longstate.data import Batch, Loader, Recordings, collate
+from longstate.data import Batch, Loader, Recordings, TokenBatch, TokenRows, collate
 from longstate.training.standing import Standing
 
 
@@ -22,6 +22,17 @@ class TrainingBatches:
     def __iter__(self) -> Iterator[Batch]:
         self.loader.load_state_dict({"epoch": self.standing.epoch, "index": self.standing.batch})
         yield from self.loader
+
+
+class TrainingRows:
+    """The same over the rows of documents."""
+
+    def __init__(self, rows: TokenRows, standing: Standing) -> None:
+        self.rows = rows
+        self.standing = standing
+
+    def __iter__(self) -> Iterator[TokenBatch]:
+        return self.rows.epoch(self.standing.epoch, self.standing.batch)
 
 
 class EvaluationBatches:

@@ -7,11 +7,11 @@ import lightning as L
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from longstate.training.keeper import ratios
-from longstate.training.module import TrainingModule, own
+from longstate.training.run_module import Measures, RunModule, own
 from longstate.training.standing import Row
 
 REFRESH_SECONDS = 0.2
+SHORT = {"accuracy": "acc", "bits_per_byte": "bits/byte"}
 
 
 class ProgressDisplay(L.Callback):
@@ -56,9 +56,10 @@ class ProgressDisplay(L.Callback):
         self._refreshed = now
         module = own(pl_module)
         standing = module.standing
+        done = max(standing.step, int(module.time_used * module.total_steps))
         self._progress.update(
             self._task,
-            completed=standing.step,
+            completed=done,
             description=f"epoch {standing.epoch + 1}/{module.config.epochs}",
             numbers=running_numbers(module),
         )
@@ -78,16 +79,15 @@ class ProgressDisplay(L.Callback):
             self._progress = None
 
 
-def running_numbers(module: TrainingModule) -> str:
-    """Loss, accuracy and speed of the epoch so far, in this process, and the best of the epochs before."""
+def running_numbers(module: RunModule) -> str:
+    """Measures and speed of the epoch so far, in this process, and the best of the epochs before."""
     standing = module.standing
-    loss, accuracy = ratios(module.sums, has_classes=module.task.has_classes)
-    parts = [f"loss {loss:.3f}"] + ([] if accuracy is None else [f"acc {accuracy:.3f}"])
-    if standing.best is not None and standing.best["val_loss"] is not None:
-        name, key = ("acc", "val_accuracy") if module.task.has_classes else ("loss", "val_loss")
-        parts.append(f"best val {name} {standing.best[key]:.3f}")
+    parts = said(module.measured(module.sums, "train"))
+    best = None if standing.best is None else standing.best.get(f"val_{module.headline}")
+    if best is not None:
+        parts += [f"best val {part}" for part in said({module.headline: best})]
     speed = float(module.sums[4]) * module.trainer.world_size / max(standing.seconds, 1e-9)
-    return "  ".join([*parts, f"{speed:.0f} samples/s"])
+    return "  ".join([*parts, f"{speed:.0f} {module.sample}/s"])
 
 
 def row_numbers(row: Row) -> str:
@@ -98,6 +98,15 @@ def row_numbers(row: Row) -> str:
         ...              "samples_per_second": 100.4})
         'loss 0.500  val loss 0.750  100 samples/s'
     """
-    names = {"train_loss": "loss", "train_accuracy": "acc", "val_loss": "val loss", "val_accuracy": "val acc"}
-    parts = [f"{name} {row[key]:.3f}" for key, name in names.items() if row[key] is not None]
-    return "  ".join([*parts, f"{row['samples_per_second']:.0f} samples/s"])
+    trained, validated = (
+        {name.removeprefix(part): value for name, value in row.items() if name.startswith(part)}
+        for part in ("train_", "val_")
+    )
+    sample, speed = next((name, value) for name, value in row.items() if name.endswith("_per_second"))
+    parts = said(trained) + [f"val {part}" for part in said(validated)]
+    return "  ".join([*parts, f"{speed:.0f} {sample.removesuffix('_per_second')}/s"])
+
+
+def said(measures: Measures) -> list[str]:
+    """Names and values, as far as they exist."""
+    return [f"{SHORT.get(name, name)} {value:.3f}" for name, value in measures.items() if value is not None]

@@ -14,22 +14,10 @@ import torch
 
 from longstate import __version__
 from longstate._checks import InputError
-from longstate.data import Recordings
-from longstate.models import ModelConfig, atomic, config_to_dict
-from longstate.training.config import TrainingConfig
+from longstate.data import Documents, Recordings
+from longstate.models import LanguageModelConfig, ModelConfig, atomic, config_to_dict
+from longstate.training.config import RunConfig
 from longstate.training.standing import CHECKPOINT_KEY, Row, Standing
-
-COLUMNS: tuple[str, ...] = (
-    "epoch",
-    "step",
-    "train_loss",
-    "train_accuracy",
-    "val_loss",
-    "val_accuracy",
-    "lr",
-    "seconds",
-    "samples_per_second",
-)
 
 
 class RunFolder:
@@ -37,10 +25,12 @@ class RunFolder:
 
     Args:
         path: The folder; it is made when something is written.
+        columns: Of the log.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, columns: Sequence[str]) -> None:
         self.path = Path(path)
+        self.columns = tuple(columns)
         self.run = self.path / "run.json"
         self.log = self.path / "log.csv"
         self.curves = self.path / "curves.png"
@@ -117,30 +107,33 @@ class RunFolder:
 
     def add_row(self, row: Row) -> None:
         """Write the row of an epoch after those of the epochs before it."""
-        texts = {name: "" if row[name] is None else f"{row[name]:.6g}" for name in COLUMNS}
+        texts = {name: "" if row[name] is None else f"{row[name]:.6g}" for name in self.columns}
         texts |= {name: str(row[name]) for name in ("epoch", "step")}
         self.write_log([*self.rows_before(int(texts["epoch"])), texts])
 
     def write_log(self, rows: Sequence[Mapping[str, str]]) -> None:
         """Replace the log."""
         text = io.StringIO()
-        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        writer = csv.DictWriter(text, self.columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
         atomic.write(self.log, text.getvalue().encode())
 
 
 def describe_run(
-    config: TrainingConfig, model: ModelConfig, train: Recordings, validation: Recordings | None
+    config: RunConfig,
+    model: ModelConfig | LanguageModelConfig,
+    train: Mapping[str, Any],
+    validation: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """What `run.json` holds: everything that decides the numbers of a run."""
     return {
         "longstate": __version__,
         "torch": str(torch.__version__),
         "training": json.loads(json.dumps(asdict(config))),  # as it is read back: lists, no tuples
-        "model": config_to_dict(model),
-        "train": describe_recordings(train),
-        "validation": None if validation is None else describe_recordings(validation),
+        "model": json.loads(json.dumps(config_to_dict(model))),
+        "train": train,
+        "validation": validation,
     }
 
 
@@ -161,6 +154,12 @@ def describe_recordings(recordings: Recordings) -> dict[str, Any]:
     }
 
 
+def describe_documents(documents: Documents) -> dict[str, Any]:
+    """What documents are, with a digest of every token."""
+    counts = {"documents": len(documents), "tokens": documents.tokens, "bytes": documents.bytes}
+    return {**counts, "texts": documents.digest()}
+
+
 def _difference(before: Any, now: Any, path: str) -> str | None:
     """The first setting that changed, as words; None if nothing did."""
     if isinstance(before, Mapping) and isinstance(now, Mapping):
@@ -175,7 +174,8 @@ def _difference(before: Any, now: Any, path: str) -> str | None:
         return f"`{path}` was given and is not now"
     if isinstance(now, Mapping) and before is None:
         return f"`{path}` was not given and is now"
-    if path.endswith((".values", ".labels")):
-        part, what = path.split(".")
-        return f"the {what} of the {part} recordings are not those it was started with"
+    part, _, what = path.partition(".")
+    if what in ("values", "labels", "texts"):
+        kind = "documents" if what == "texts" else "recordings"
+        return f"the {what} of the {part} {kind} are not those it was started with"
     return f"`{path}` was {before!r} and is {now!r}"

@@ -3,17 +3,17 @@
 import torch
 
 from longstate._checks import InputError
-from longstate.training.config import TrainingConfig
+from longstate.training.config import RunConfig
 from longstate.training.interrupted import Interrupted
 from longstate.training.keeper import Keeper, Stopped, signals_given_back
 from longstate.training.lightning_door import quiet
-from longstate.training.module import TrainingModule
 from longstate.training.progress import ProgressDisplay
 from longstate.training.run_folder import RunFolder
+from longstate.training.run_module import RunModule
 
 
-def run(module: TrainingModule, folder: RunFolder, *, resume: bool, progress: bool) -> None:
-    """Train until the last epoch, an early stop or a signal; `folder` holds the outcome.
+def run(module: RunModule, folder: RunFolder, *, resume: bool, progress: bool) -> None:
+    """Train until the last epoch, an early stop, the end of the time or a signal; `folder` holds the outcome.
 
     The signals of the caller are the same afterwards.
 
@@ -23,8 +23,7 @@ def run(module: TrainingModule, folder: RunFolder, *, resume: bool, progress: bo
     import lightning as L
 
     config = module.config
-    is_accuracy = config.monitor == "accuracy" or (config.monitor == "auto" and module.task.has_classes)
-    keeper = Keeper(folder, monitor="accuracy" if is_accuracy else "loss", is_new=not resume)
+    keeper = Keeper(folder, is_new=not resume)
     display = ProgressDisplay() if progress else None
     interrupted = False
     with quiet(), signals_given_back():
@@ -60,7 +59,7 @@ def run(module: TrainingModule, folder: RunFolder, *, resume: bool, progress: bo
         raise Interrupted(folder.path, epoch=standing.epoch + 1, epochs=config.epochs, step=standing.step)
 
 
-def accelerator(config: TrainingConfig) -> str:
+def accelerator(config: RunConfig) -> str:
     """Lightning's name of the device, if it is here."""
     here = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     # The kernels of the layers are computed in float64, which MPS lacks: "auto" does not take it.

@@ -12,7 +12,7 @@ CHECKPOINT_KEY = "longstate"
 """Where a checkpoint holds the standing of its run."""
 
 Row = dict[str, float | int | None]
-"""One epoch of `log.csv`; None where there is nothing to say (no validation, no classes)."""
+"""One epoch of `log.csv`, in the order of its columns; None where there is nothing to say (no validation)."""
 
 
 @dataclass
@@ -24,17 +24,19 @@ class Standing:
         batch: Batches of the next epoch that are done.
         step: Optimiser steps done.
         seconds: Spent in the batches done of the next epoch.
+        spent: Seconds of the epochs finished.
         best: The row of the best epoch so far.
         stale: Epochs since the best.
         finished: The run is over: all epochs done, or stopped early.
         sums: For each process the sums over the batches done of the next epoch: loss, weight, correct, answers,
-            rows (processes, 5) float64.
+            samples (processes, 5) float64.
     """
 
     epoch: int = 0
     batch: int = 0
     step: int = 0
     seconds: float = 0.0
+    spent: float = 0.0
     best: Row | None = None
     stale: int = 0
     finished: bool = False
@@ -55,9 +57,10 @@ class Standing:
             )
         return cls(**values)
 
-    def next_epoch(self) -> None:
-        """Close an epoch."""
+    def next_epoch(self, seconds: float) -> None:
+        """Close an epoch that took so many seconds."""
         self.epoch += 1
+        self.spent += seconds
         self.batch = 0
         self.seconds = 0.0
         self.sums = torch.zeros_like(self.sums)
@@ -79,7 +82,7 @@ def is_better(row: Row, best: Row | None, *, monitor: str) -> bool:
 
 
 def _merit(row: Row, monitor: str) -> tuple[float, ...]:
-    loss, accuracy = row["val_loss"], row["val_accuracy"]
+    loss, accuracy = row["val_loss"], row.get("val_accuracy")
     if monitor == "accuracy" and accuracy is not None and loss is not None:
         return (accuracy, -loss)
     return (-(loss or 0.0),)
