@@ -185,6 +185,29 @@ def convert(
 
 
 @app.command()
+def bench(
+    cases: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[CASE...]", help="Names of cases, or all; none lists them.", show_default=False),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for results.csv, results.md and pictures.", show_default=False)
+    ] = None,
+    rounds: Annotated[
+        int | None, typer.Option(min=1, help="How often the sides take turns.", show_default=False)
+    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Of PyTorch.", show_default=False)] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Small sizes, once, to see that all runs.")] = False,
+    long: Annotated[bool, typer.Option("--long", help="Wait for sides that take minutes.")] = False,
+    json: Json = False,
+) -> None:
+    """Time and memory beside other libraries, and beside the bare matrix products, on this machine."""
+    from longstate.cli.bench import run_bench
+
+    run_bench(cases or [], output=output, rounds=rounds, threads=threads, quick=quick, long=long, as_json=json)
+
+
+@app.command()
 def info(
     model: Annotated[
         Path | None, typer.Argument(metavar="[MODEL]", help="Folder of a trained model.", show_default=False)

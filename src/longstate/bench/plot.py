@@ -1,0 +1,49 @@
+"""Time and memory over the size, with logarithmic axes and the exponents of growth."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from longstate._checks import InputError
+from longstate.bench.case import Case
+from longstate.bench.measure import Row
+from longstate.bench.report import growth, slope
+
+_STYLES = {"longstate": "-", "peer": "--", "limit": ":"}
+
+
+def draw(path: Path, case: Case, rows: Sequence[Row]) -> None:
+    """Draw one case: a panel of time, and one of memory if it was measured.
+
+    Args:
+        path: PNG, SVG or PDF, by its ending.
+        case: What was measured.
+        rows: Of this case.
+
+    Raises:
+        InputError: If matplotlib is not installed.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as error:
+        raise InputError("`draw` needs matplotlib, but it is not installed; pip install 'longstate[viz]'.") from error
+    with_memory = any(row.peak for row in rows)
+    figure = Figure(figsize=(11 if with_memory else 6, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels: list[Any] = list(figure.subplots(1, 2 if with_memory else 1, squeeze=False)[0])
+    for memory, axes in zip((False, True), panels, strict=False):
+        for side in case.sides:
+            sizes, values = growth(rows, side.name, memory=memory)
+            if not sizes:
+                continue
+            exponent = slope(sizes, values)
+            label = side.name if exponent is None else f"{side.name} ({exponent:.2f})"
+            scaled = [value / 1e9 if memory else value for value in values]
+            axes.loglog(sizes, scaled, _STYLES[side.role], marker="o", markersize=4, label=label)
+        axes.set_xlabel(case.axis)
+        axes.set_ylabel("peak memory, GB" if memory else f"seconds a {case.unit}")
+        axes.grid(True, which="major", alpha=0.3)
+        axes.legend(fontsize=8)
+    figure.suptitle(case.title, fontsize=10, wrap=True)
+    figure.savefig(path, dpi=150)
