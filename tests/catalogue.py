@@ -24,6 +24,7 @@ from longstate.layers import (
     BidirectionalMamba,
     BidirectionalResidual,
     BidirectionalS5,
+    BlockStateTransformer,
     FeedForward,
     GridLayer,
     HippoMemory,
@@ -134,6 +135,7 @@ CAUSAL_LAYERS = [
     Entry("Mamba2(groups, limits)", lambda: Mamba2(D_MODEL, 3, head_dim=2, n_groups=2, dt_floor=0.01, dt_ceiling=0.05)),
     Entry("Mamba2(d_ssm)", lambda: Mamba2(D_MODEL, 2, head_dim=2, d_ssm=4, D_per_channel=True, gate="norm_first")),
     Entry("Mamba2(none)", lambda: Mamba2(D_MODEL, 2, head_dim=2, gate="none", conv_bias=False, bias=True)),
+    Entry("Mamba2(d_inner)", lambda: Mamba2(D_MODEL, 2, d_inner=6, head_dim=2, n_groups=3)),
     Entry("Mamba3", lambda: Mamba3(D_MODEL, 4, head_dim=4), programs=True),
     Entry("Mamba3(rank, halves)", lambda: Mamba3(D_MODEL, 4, head_dim=2, rank=3, n_groups=2, pairs="halves")),
     Entry(
@@ -151,10 +153,26 @@ CAUSAL_LAYERS = [
         programs=True,
     ),
     Entry("Attention(window=2)", lambda: Attention(D_MODEL, 1, window=2)),
+    Entry("BlockState", lambda: BlockStateTransformer(D_MODEL, 5, n_heads=2, d_state=D_STATE), programs=True),
+    Entry(
+        "BlockState(multi_head)",
+        lambda: BlockStateTransformer(
+            D_MODEL, 4, variant="multi_head", n_heads=2, head_dim=2, layer="s4", d_state=6, rotary_base=100.0, bias=True
+        ),
+    ),
+    Entry(
+        "BlockState(multi_filter)",
+        lambda: BlockStateTransformer(
+            D_MODEL, 3, variant="multi_filter", n_heads=1, n_filters=2, d_state=4, n_ssm=1, rotary_base=None
+        ),
+        programs=True,
+    ),
+    Entry("BlockState(window=1)", lambda: BlockStateTransformer(D_MODEL, 1, variant="multi_filter", n_heads=2)),
     Entry("FeedForward", lambda: FeedForward(D_MODEL, dropout=0.2), programs=True),
     Entry("FeedForward(swiglu)", lambda: FeedForward(D_MODEL, 6, activation="swiglu", bias=False)),
     Entry("FeedForward(relu2)", lambda: FeedForward(D_MODEL, activation="relu2")),
     Entry("MixtureOfExperts", lambda: MixtureOfExperts(D_MODEL, 6, n_experts=4), programs=True),
+    Entry("MixtureOfExperts(shared)", lambda: MixtureOfExperts(D_MODEL, 6, n_experts=3, d_shared=5), programs=True),
     Entry("MixtureOfExperts(normalised)", lambda: MixtureOfExperts(D_MODEL, n_experts=3, top_k=1, activation="gelu")),
     Entry("DSS", lambda: DSS(D_MODEL, D_STATE), programs=True),
     Entry("DSS(lin, glu)", lambda: DSS(D_MODEL, 5, init="lin", channels=2, n_ssm=None, separate_dt=True, output="glu")),
@@ -206,7 +224,7 @@ CAUSAL_LAYERS = [
     Entry("LongConv(frequency)", lambda: LongConv(D_MODEL, filter_length=9, **_FREQUENCY), programs=True),
     Entry("S4D(1, 2)", lambda: S4D(1, 2, dt_min=0.5, dt_max=2.0), d_input=1),
     Entry("Residual(layer)", lambda: Residual(_s4d())),
-    Entry("Residual(rms)", lambda: Residual(_s4d(), norm="rms", dropout=0.2)),
+    Entry("Residual(rms)", lambda: Residual(_s4d(), norm="rms", dropout=0.2, scale=0.3)),
     Entry("Residual(Residual)", lambda: Residual(Residual(_s4d(init="real")), norm="batch")),
 ]
 
@@ -310,6 +328,8 @@ MODELS = [
         ),
         tie_head=False,
         vocabulary_multiple=8,
+        embedding_scale=2.0,
+        logit_scale=0.25,
     ),
     _language_model(
         "language_model(convolutions)", (H3Config(d_state=4), HyenaConfig(filter_length=7, filter_order=4))

@@ -22,6 +22,7 @@ _NAMES = {
     "Bidirectional": "layers",
     "BidirectionalClassifier": "models",
     "BidirectionalS5": "layers",
+    "BlockStateTransformer": "layers",
     "CausalLayer": "layers",
     "DSS": "layers",
     "EMA": "layers",

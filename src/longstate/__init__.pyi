@@ -24,6 +24,7 @@ from longstate.layers import Attention as Attention
 from longstate.layers import Bidirectional as Bidirectional
 from longstate.layers import BidirectionalMamba as BidirectionalMamba
 from longstate.layers import BidirectionalS5 as BidirectionalS5
+from longstate.layers import BlockStateTransformer as BlockStateTransformer
 from longstate.layers import CausalLayer as CausalLayer
 from longstate.layers import FeedForward as FeedForward
 from longstate.layers import GridLayer as GridLayer

@@ -11,6 +11,8 @@ from longstate.layers.base import register_state as register_state
 from longstate.layers.bidirectional import Bidirectional as Bidirectional
 from longstate.layers.bidirectional_mamba import BidirectionalMamba as BidirectionalMamba
 from longstate.layers.bidirectional_s5 import BidirectionalS5 as BidirectionalS5
+from longstate.layers.block_state import BlockState as BlockState
+from longstate.layers.block_state import BlockStateTransformer as BlockStateTransformer
 from longstate.layers.dss import DSS as DSS
 from longstate.layers.ema import EMA as EMA
 from longstate.layers.feed_forward import FeedForward as FeedForward

@@ -34,6 +34,7 @@ from longstate.models.input import TargetDecoder as TargetDecoder
 from longstate.models.language_model import LanguageModel as LanguageModel
 from longstate.models.language_model import LanguageModelConfig as LanguageModelConfig
 from longstate.models.layer_config import AttentionConfig as AttentionConfig
+from longstate.models.layer_config import BlockStateConfig as BlockStateConfig
 from longstate.models.layer_config import DSSConfig as DSSConfig
 from longstate.models.layer_config import EMAConfig as EMAConfig
 from longstate.models.layer_config import FeedForwardConfig as FeedForwardConfig

@@ -18,6 +18,7 @@ from longstate.layers import (
     Bidirectional,
     BidirectionalMamba,
     BidirectionalS5,
+    BlockStateTransformer,
     CausalLayer,
     FeedForward,
     Hyena,
@@ -31,6 +32,7 @@ from longstate.layers import (
 )
 from longstate.models.layer_config import (
     AttentionConfig,
+    BlockStateConfig,
     DSSConfig,
     EMAConfig,
     FeedForwardConfig,
@@ -70,6 +72,7 @@ CAUSAL: dict[type[LayerConfig], type[CausalLayer[Any]]] = {
     Mamba3Config: Mamba3,
     FeedForwardConfig: FeedForward,
     MixtureOfExpertsConfig: MixtureOfExperts,
+    BlockStateConfig: BlockStateTransformer,
 }
 """The layer of every configuration."""
 

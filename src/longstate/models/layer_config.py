@@ -302,6 +302,7 @@ class MixtureOfExpertsConfig:
     top_k: int = 2
     activation: Literal["gelu", "swiglu", "relu2"] = "swiglu"
     normalise: bool = False
+    d_shared: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -418,6 +419,7 @@ class Mamba2Config:
     d_state: int = 128
     d_conv: int = 4
     expand: int = 2
+    d_inner: int | None = None
     head_dim: int = 64
     n_groups: int = 1
     d_ssm: int | None = None
@@ -460,6 +462,35 @@ class Mamba3Config:
     dt_max: float = 1e-1
 
 
+@dataclass(frozen=True, kw_only=True)
+class BlockStateConfig:
+    """The arguments of `layers.BlockStateTransformer`, but for its width.
+
+    Example:
+        >>> from longstate.models import BlockStateConfig
+        >>> BlockStateConfig(variant="multi_filter").window
+        512
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = _FORBID_EXTRA
+
+    kind: Literal["block_state"] = "block_state"
+    window: int = 512
+    variant: Literal["single_head", "multi_head", "multi_filter"] = "single_head"
+    n_heads: int = 8
+    n_filters: int = 8
+    head_dim: int | None = None
+    rotary_base: float | None = 10_000.0
+    bias: bool = False
+    layer: Literal["s4d", "s4"] = "s4d"
+    d_state: int = 64
+    init: DiagonalInit | DPLRInit | None = None
+    rule: Rule | None = None
+    n_ssm: int | None = None
+    dt_min: float = 1e-3
+    dt_max: float = 1e-1
+
+
 # S4D stands first: a reader of unions from left to right takes it where `kind` is left out.
 LayerConfig: TypeAlias = (
     S4DConfig
@@ -480,4 +511,5 @@ LayerConfig: TypeAlias = (
     | Mamba3Config
     | FeedForwardConfig
     | MixtureOfExpertsConfig
+    | BlockStateConfig
 )

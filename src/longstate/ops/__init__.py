@@ -39,3 +39,7 @@ from longstate.ops.trapezoidal_scan import trapezoidal_scan as trapezoidal_scan
 from longstate.ops.trapezoidal_scan import trapezoidal_step as trapezoidal_step
 from longstate.ops.varying_scan import VaryingSystem as VaryingSystem
 from longstate.ops.varying_scan import varying_scan as varying_scan
+from longstate.ops.window_attention import context_attention as context_attention
+from longstate.ops.window_attention import window_attention as window_attention
+from longstate.ops.window_attention import window_count as window_count
+from longstate.ops.window_attention import window_index as window_index
