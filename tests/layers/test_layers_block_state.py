@@ -11,6 +11,15 @@ from torch import Tensor
 from longstate import BlockStateTransformer, InputError
 from longstate.layers import S4, S4D
 from longstate.layers.rotary import rotate
+from longstate.models import (
+    BackboneConfig,
+    BlockStateConfig,
+    FeedForwardConfig,
+    LanguageModel,
+    LanguageModelConfig,
+    config_to_dict,
+)
+from longstate.models.serial import language_model_from_dict
 
 D, WINDOW, HEADS, WIDTH, FILTERS = 6, 4, 3, 2, 5
 VARIANTS = ("single_head", "multi_head", "multi_filter")
@@ -159,6 +168,18 @@ def test_the_state_space_is_a_layer_like_any_other() -> None:
     assert layer.ssm.C.shape[0] == FILTERS
     assert len(layer.ssm.A_real) == 2
     assert {name for name, _ in layer.named_parameters() if name.startswith("ssm.output")} == set()
+
+
+def test_a_model_of_it_is_described_and_read_back() -> None:
+    block = BlockStateConfig(window=4, variant="multi_head", n_heads=2, layer="s4", init="fourier", d_state=4)
+    feed = FeedForwardConfig(activation="swiglu")
+    config = LanguageModelConfig(backbone=BackboneConfig(d_model=8, n_layers=2, pattern=(block, feed), norm="rms"))
+    assert language_model_from_dict(config_to_dict(config)) == config
+    model = LanguageModel(config).eval()
+    ids = torch.randint(256, (1, 11))
+    logits, state = model.forward_with_state(ids[:, :7], model.initial_state(1))
+    more, _ = model.forward_with_state(ids[:, 7:], state)
+    assert torch.allclose(torch.cat([logits, more], dim=1), model(ids), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(

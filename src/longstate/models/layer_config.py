@@ -484,7 +484,7 @@ class BlockStateConfig:
     bias: bool = False
     layer: Literal["s4d", "s4"] = "s4d"
     d_state: int = 64
-    init: DiagonalInit | DPLRInit | None = None
+    init: Literal[DiagonalInit, DPLRInit] | None = None
     rule: Rule | None = None
     n_ssm: int | None = None
     dt_min: float = 1e-3
