@@ -147,7 +147,7 @@ class _CausalConvolution(torch.autograd.Function):
         y = _filter(window, weight, bias)
         ctx.save_for_backward(window, weight, bias)
         ctx.silu = silu
-        return F.silu(y) if silu else y
+        return F.silu(y, inplace=True) if silu else y
 
     @staticmethod
     def backward(ctx, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
