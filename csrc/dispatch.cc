@@ -4,15 +4,20 @@
 
 #include "longstate.h"
 
-typedef int64_t (*block_fn)();
+typedef int64_t (*count_fn)();
 typedef int64_t (*tiles_fn)(int64_t, int64_t);
 typedef void (*selective_fn)(const SelectiveScan*, int64_t, int64_t);
+typedef void (*lti_fn)(const LTIScan*, int64_t, int64_t);
 
 #define DECLARE(isa)                                                                    \
   int64_t longstate_selective_block_##isa();                                            \
   int64_t longstate_selective_tiles_##isa(int64_t, int64_t);                            \
   void longstate_selective_forward_##isa(const SelectiveScan*, int64_t, int64_t);       \
-  void longstate_selective_backward_##isa(const SelectiveScan*, int64_t, int64_t);
+  void longstate_selective_backward_##isa(const SelectiveScan*, int64_t, int64_t);      \
+  int64_t longstate_lanes_##isa();                                                      \
+  int64_t longstate_lti_group_##isa();                                                  \
+  void longstate_lti_forward_##isa(const LTIScan*, int64_t, int64_t);                   \
+  void longstate_lti_backward_##isa(const LTIScan*, int64_t, int64_t);
 
 extern "C" {
 DECLARE(base)
@@ -26,15 +31,18 @@ namespace {
 
 struct Kernels {
   const char* isa;
-  block_fn selective_block;
+  count_fn selective_block;
   tiles_fn selective_tiles;
   selective_fn selective_forward, selective_backward;
+  count_fn lanes, lti_group;
+  lti_fn lti_forward, lti_backward;
 };
 
 #define KERNELS(isa)                                                                                            \
   Kernels {                                                                                                     \
     #isa, longstate_selective_block_##isa, longstate_selective_tiles_##isa, longstate_selective_forward_##isa,  \
-        longstate_selective_backward_##isa                                                                      \
+        longstate_selective_backward_##isa, longstate_lanes_##isa, longstate_lti_group_##isa,                   \
+        longstate_lti_forward_##isa, longstate_lti_backward_##isa                                               \
   }
 
 // LONGSTATE_ISA (base, avx2, avx512) caps the choice, so that tests reach every variant that the machine can run.
@@ -57,35 +65,49 @@ const Kernels& kernels() {
   return chosen;
 }
 
-void forward_range(int64_t begin, int64_t end, void* context) {
-  kernels().selective_forward(static_cast<const SelectiveScan*>(context), begin, end);
-}
-
-void backward_range(int64_t begin, int64_t end, void* context) {
-  kernels().selective_backward(static_cast<const SelectiveScan*>(context), begin, end);
-}
-
-int32_t over_tasks(const SelectiveScan* p, range_fn body, parallel_for pool) {
-  const int64_t tasks = p->batch * p->groups * kernels().selective_tiles(p->channels, p->groups);
-  void* context = const_cast<SelectiveScan*>(p);
-  if (!pool || tasks == 1) {
+int32_t over_tasks(int64_t tasks, const void* arguments, range_fn body, parallel_for pool) {
+  void* context = const_cast<void*>(arguments);
+  if (!pool || tasks <= 1) {
     body(0, tasks, context);
     return 0;
   }
   return pool(0, tasks, 1, body, context);
 }
 
+int64_t selective_tasks(const SelectiveScan* p) {
+  return p->batch * p->groups * kernels().selective_tiles(p->channels, p->groups);
+}
+
+int64_t lti_tiles(const LTIScan* p) { return (p->features + kernels().lanes() - 1) / kernels().lanes(); }
+
+#define RANGE(name, kernel, arguments)                                 \
+  void name(int64_t begin, int64_t end, void* context) {               \
+    kernels().kernel(static_cast<const arguments*>(context), begin, end); \
+  }
+RANGE(selective_range, selective_forward, SelectiveScan)
+RANGE(selective_back_range, selective_backward, SelectiveScan)
+RANGE(lti_range, lti_forward, LTIScan)
+RANGE(lti_back_range, lti_backward, LTIScan)
+
 }  // namespace
 
-LONGSTATE_API int32_t longstate_abi_version() { return 1; }
+LONGSTATE_API int32_t longstate_abi_version() { return 2; }
 LONGSTATE_API const char* longstate_isa() { return kernels().isa; }
 LONGSTATE_API int64_t longstate_selective_block() { return kernels().selective_block(); }
 LONGSTATE_API int64_t longstate_selective_tiles(int64_t channels, int64_t groups) {
   return groups * kernels().selective_tiles(channels, groups);
 }
 LONGSTATE_API int32_t longstate_selective_scan(const SelectiveScan* p, parallel_for pool) {
-  return over_tasks(p, forward_range, pool);
+  return over_tasks(selective_tasks(p), p, selective_range, pool);
 }
 LONGSTATE_API int32_t longstate_selective_scan_backward(const SelectiveScan* p, parallel_for pool) {
-  return over_tasks(p, backward_range, pool);
+  return over_tasks(selective_tasks(p), p, selective_back_range, pool);
+}
+LONGSTATE_API int64_t longstate_lanes() { return kernels().lanes(); }
+LONGSTATE_API int64_t longstate_lti_group() { return kernels().lti_group(); }
+LONGSTATE_API int32_t longstate_lti_scan(const LTIScan* p, parallel_for pool) {
+  return over_tasks(lti_tiles(p) * p->batch, p, lti_range, pool);
+}
+LONGSTATE_API int32_t longstate_lti_scan_backward(const LTIScan* p, parallel_for pool) {
+  return over_tasks(lti_tiles(p) * p->parts, p, lti_back_range, pool);
 }

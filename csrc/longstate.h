@@ -44,9 +44,36 @@ struct SelectiveScan {
   float* grad_state;                   // (batch, channels, states)
 };
 
+// s_t = A s_{t-1} + B u_t, y_t = C s_t + D u_t for every feature, by chunks of T = `chunk` elements:
+// y_t = sum_{l <= t} taps_l u_{t-l} + rows_t s, s' = carry s + sum_t columns_t u_t. Features lie beside each other.
+enum Carry : int32_t { kReal, kComplex, kDense };  // diagonal; diagonal in pairs re, im; matrices
+
+struct LTIScan {
+  int64_t batch, length, features, channels, states, chunk, parts;
+  int32_t kind;             // Carry
+  Rows u;                   // (batch, length, features)
+  const float* taps;        // (channels, T, features)
+  const float* rows;        // (channels, T, states, features)
+  const float* columns;     // (T, states, features)
+  const float* carry;       // (states, features), or (states, states, features): [to, from]
+  const float* state;       // (batch, states, features) or null
+  const int64_t* lengths;   // (batch) or null
+  float* y;                 // (batch, length, channels, features)
+  float* last;              // (batch, states, features): states before the last chunk of each row
+  float* borders;           // (groups, batch, states, features): states before every group of chunks, or null
+  // Of the backward pass.
+  const float *grad_y, *grad_last;
+  float *grad_u, *grad_state;
+  float *grad_taps, *grad_rows, *grad_columns, *grad_carry;  // (parts, ...): row r of the batch adds to part r % parts
+};
+
 LONGSTATE_API int32_t longstate_abi_version();
 LONGSTATE_API const char* longstate_isa();
 LONGSTATE_API int64_t longstate_selective_block();
 LONGSTATE_API int64_t longstate_selective_tiles(int64_t channels, int64_t groups);
 LONGSTATE_API int32_t longstate_selective_scan(const SelectiveScan*, parallel_for);
 LONGSTATE_API int32_t longstate_selective_scan_backward(const SelectiveScan*, parallel_for);
+LONGSTATE_API int64_t longstate_lanes();
+LONGSTATE_API int64_t longstate_lti_group();
+LONGSTATE_API int32_t longstate_lti_scan(const LTIScan*, parallel_for);
+LONGSTATE_API int32_t longstate_lti_scan_backward(const LTIScan*, parallel_for);

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-_ABI = 1
+_ABI = 2
 _POINTER, _INT = ctypes.c_void_p, ctypes.c_int64
 
 
@@ -31,6 +31,33 @@ class SelectiveScan(ctypes.Structure):
     )
 
 
+class LTIScan(ctypes.Structure):
+    """`LTIScan` of longstate.h, field by field."""
+
+    _fields_ = (
+        *((name, _INT) for name in ("batch", "length", "features", "channels", "states", "chunk", "parts")),
+        ("kind", ctypes.c_int32),
+        ("u", Rows),
+        *((name, _POINTER) for name in ("taps", "rows", "columns", "carry", "state", "lengths")),
+        *((name, _POINTER) for name in ("y", "last", "borders", "grad_y", "grad_last", "grad_u", "grad_state")),
+        *((name, _POINTER) for name in ("grad_taps", "grad_rows", "grad_columns", "grad_carry")),
+    )
+
+
+_FUNCTIONS = {
+    "longstate_isa": (ctypes.c_char_p, ()),
+    "longstate_selective_block": (_INT, ()),
+    "longstate_selective_tiles": (_INT, (_INT, _INT)),
+    "longstate_selective_scan": (ctypes.c_int32, (ctypes.POINTER(SelectiveScan), _POINTER)),
+    "longstate_selective_scan_backward": (ctypes.c_int32, (ctypes.POINTER(SelectiveScan), _POINTER)),
+    "longstate_lanes": (_INT, ()),
+    "longstate_lti_group": (_INT, ()),
+    "longstate_lti_scan": (ctypes.c_int32, (ctypes.POINTER(LTIScan), _POINTER)),
+    "longstate_lti_scan_backward": (ctypes.c_int32, (ctypes.POINTER(LTIScan), _POINTER)),
+}
+"""The functions of longstate.h: what each returns and takes."""
+
+
 @functools.cache
 def library() -> ctypes.CDLL | None:
     """The kernels, or None where none were built or the machine cannot load them."""
@@ -43,12 +70,8 @@ def library() -> ctypes.CDLL | None:
             continue  # built for another machine: PyTorch does the work
         if found.longstate_abi_version() != _ABI:
             continue
-        found.longstate_isa.restype = ctypes.c_char_p
-        found.longstate_selective_block.restype = _INT
-        found.longstate_selective_tiles.argtypes = (_INT, _INT)
-        found.longstate_selective_tiles.restype = _INT
-        for name in ("longstate_selective_scan", "longstate_selective_scan_backward"):
-            getattr(found, name).argtypes = (ctypes.POINTER(SelectiveScan), _POINTER)
+        for name, (result, arguments) in _FUNCTIONS.items():
+            getattr(found, name).restype, getattr(found, name).argtypes = result, arguments
         return found
     return None
 
@@ -102,3 +125,9 @@ def rows(x: Tensor | None) -> Rows:
 def pointer(x: Tensor | None) -> int | None:
     """Where a contiguous tensor begins."""
     return None if x is None else x.data_ptr()
+
+
+def run(kernel: str, arguments: ctypes.Structure) -> None:
+    """Call a kernel in torch's thread pool."""
+    if getattr(kernels(), kernel)(ctypes.byref(arguments), thread_pool()):
+        raise RuntimeError(f"{kernel} failed in torch's thread pool")

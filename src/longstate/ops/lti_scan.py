@@ -8,6 +8,7 @@ from longstate._checks import InputError, check_lengths, check_starts, zero_padd
 from longstate.ops import _dispatch
 from longstate.ops.fft_conv import convolve
 from longstate.ops.lti_kernel import kernel_product, split_length
+from longstate.ops.lti_native import lti_conv_native, lti_scan_native, why_not
 from longstate.ops.lti_system import LTISystem, advance, apply, as_real, check_system, columns, powers, working_dtype
 from longstate.ops.packing import run_packed
 
@@ -27,7 +28,7 @@ def lti_conv(
         system: H systems, diagonal or dense.
         lengths: Valid elements of right-padded rows (batch,); outputs after them are unspecified.
         starts: True where a packed sequence begins (batch, length).
-        backend: "torch", "reference", or "auto".
+        backend: "native" (float32 on a CPU), "torch", "reference", or "auto".
 
     Returns:
         Outputs (batch, length, channels, H), in the type of `u`.
@@ -60,7 +61,8 @@ def lti_scan(
 
         x_t = A x_{t-1} + B u_t,        y_t = Re(C x_t) + D u_t
 
-    The torch path is the convolution with the kernel, plus a second kernel started from the incoming state; the final
+    The native path goes through the sequence by chunks: products inside a chunk, and a state between chunks. The torch
+    path is the convolution with the kernel, plus a second kernel started from the incoming state; the final
     state is one product of the reversed input with the columns A^l B. Nothing loops over time.
 
     Args:
@@ -69,7 +71,7 @@ def lti_scan(
         state: State before the first element: (batch, H, N), or (batch, H, N, 2) with re, im last for complex systems.
         lengths: Valid elements of right-padded rows (batch,); outputs after them are unspecified.
         starts: True where a packed sequence begins (batch, length); the state is forgotten there.
-        backend: "torch", "reference" (a plain loop), or "auto".
+        backend: "native" (compiled, float32 on a CPU), "torch", "reference" (a plain loop), or "auto".
 
     Returns:
         Outputs (batch, length, channels, H) in the type of `u`, and the new state in the type of `state`.
@@ -216,11 +218,13 @@ def _check(u: Tensor, system: LTISystem, state: Tensor | None, lengths: Tensor |
 
 _dispatch.register(
     "lti_conv",
+    _dispatch.Backend("native", lti_conv_native, why_not),
     _dispatch.Backend("torch", _lti_conv_torch, _dispatch.always),
     _dispatch.Backend("reference", _lti_conv_reference, _dispatch.always),
 )
 _dispatch.register(
     "lti_scan",
+    _dispatch.Backend("native", lti_scan_native, why_not),
     _dispatch.Backend("torch", _lti_scan_torch, _dispatch.always),
     _dispatch.Backend("reference", lti_scan_reference, _dispatch.always),
 )

@@ -1,7 +1,5 @@
 """The compiled selective scan as a torch operator with its own gradient."""
 
-import ctypes
-
 import torch
 from torch import Tensor
 
@@ -78,7 +76,7 @@ def _forward(
         return y, final.zero_() if state is None else state.clone(), borders
     arguments, _kept = _arguments(u, dt, A, B, C, D, z, dt_bias, dt_softplus, state, lengths, starts, groups)
     arguments.y, arguments.final_state, arguments.borders = y.data_ptr(), final.data_ptr(), borders.data_ptr()
-    _run(_native.kernels().longstate_selective_scan, arguments)
+    _native.run("longstate_selective_scan", arguments)
     return y, final, borders
 
 
@@ -119,7 +117,7 @@ def _backward(
         given |= {"grad_z": grad_z, "grad_A": grad_A, "grad_D": grad_D, "grad_bias": grad_bias, "grad_B": grad_B}
         for name, part in (given | {"grad_C": grad_C, "grad_state": grad_state}).items():
             setattr(arguments, name, part.data_ptr())
-        _run(_native.kernels().longstate_selective_scan_backward, arguments)
+        _native.run("longstate_selective_scan_backward", arguments)
     # A tile of channels has a part of its own; those of a group belong together.
     B_and_C = (part.unflatten(0, (groups, -1)).sum(1).permute(1, 2, 0, 3).flatten(2) for part in (grad_B, grad_C))
     grad_B, grad_C = (part.contiguous() for part in B_and_C)
@@ -223,8 +221,3 @@ def _arguments(
         *(_native.pointer(part) for part in flat[3:]),
     )
     return arguments, [*wide, *flat]
-
-
-def _run(kernel, arguments: _native.SelectiveScan) -> None:
-    if kernel(ctypes.byref(arguments), _native.thread_pool()):
-        raise RuntimeError("a native kernel failed in torch's thread pool")
