@@ -10,6 +10,15 @@ SMALL = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 2, "eos_token
 HEADS = {"num_heads": 4, "head_dim": 8}
 ATTENTION = {"num_attention_heads": 4, "num_key_value_heads": 2}
 JAMBA = {"num_hidden_layers": 4, "intermediate_size": 24, "attn_layer_period": 4, "attn_layer_offset": 2, **ATTENTION}
+ROPE = {"rope_type": "default", "rope_theta": 50.0, "partial_rotary_factor": 0.5}
+MIXED = ["linear_attention", "full_attention"]
+BAMBA = {"intermediate_size": 24, "mamba_d_state": 4, "mamba_n_heads": 4, "rope_parameters": ROPE, **ATTENTION}
+GRANITE = {"intermediate_size": 24, "shared_intermediate_size": 20, "mamba_d_state": 4, "mamba_n_heads": 4, **ATTENTION}
+GRANITE |= {"embedding_multiplier": 3, "logits_scaling": 6.0, "residual_multiplier": 0.3, "attention_multiplier": 0.5}
+NEMOTRON = {"head_dim": 8, "intermediate_size": 24, "ssm_state_size": 4, "mamba_num_heads": 6, "mamba_head_dim": 4}
+TIED = {"tie_word_embeddings": True}
+BIASES = {"mlp_bias": True, "use_bias": True}
+NEMOTRON |= {"n_groups": 2, **ATTENTION}
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "mamba": ("Mamba", {"state_size": 4}),
@@ -24,6 +33,16 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "jamba": ("Jamba", {"mamba_d_state": 4, "num_experts": 4, **JAMBA}),
     "jamba, dense": ("Jamba", {"mamba_d_state": 4, "num_experts": 1, "mamba_proj_bias": True, **JAMBA}),
     "jamba, one expert": ("Jamba", {"num_experts": 3, "num_experts_per_tok": 1, "mamba_dt_rank": 2, **JAMBA}),
+    "bamba": ("Bamba", {**BAMBA, "mamba_n_groups": 2, "attn_layer_indices": [1]}),
+    "bamba, biases": ("Bamba", {**BAMBA, "attn_layer_indices": [0], "attention_bias": True, "mlp_bias": True}),
+    "granite": ("GraniteMoeHybrid", {**GRANITE, "num_local_experts": 3, "layer_types": MIXED}),
+    "granite, dense": ("GraniteMoeHybrid", {**GRANITE, "num_local_experts": 0, **TIED, "layer_types": MIXED[::-1]}),
+    "granite, rotary": ("GraniteMoeHybrid", {**GRANITE, "position_embedding_type": "rope", "layer_types": MIXED}),
+    "nemotron_h": ("NemotronH", {**NEMOTRON, "layers_block_type": [*MIXED, "mlp", MIXED[0]]}),
+    "nemotron_h, biases": (
+        "NemotronH",
+        {**NEMOTRON, "layers_block_type": [*MIXED, "mlp"], "mlp_bias": True, "use_bias": True},
+    ),
     "jamba, tied": ("Jamba", {"num_experts": 2, "tie_word_embeddings": True, "mamba_conv_bias": False, **JAMBA}),
 }
 """Name, class and options."""

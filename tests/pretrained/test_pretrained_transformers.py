@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 
 import tiny_models
-from longstate import LanguageModel, pretrained
+from longstate import InputError, LanguageModel, pretrained
 from longstate.inference import align
 from tiny_models import CASES, ids
 
 EXACT_PADDING = [name for name, (_, options) in CASES.items() if not {"use_bias", "mamba_proj_bias"} & options.keys()]
 """transformers lets biases of projections flow into the convolution from left padding."""
+
+WRITTEN = [name for name, (kind, _) in CASES.items() if kind in ("Mamba", "FalconMamba", "Mamba2", "Jamba")]
 
 
 class Pair:
@@ -89,9 +91,11 @@ def test_greedy_tokens_one_by_one(pair: Pair) -> None:
         logits, state = pair.ours.step(wanted[:, place], state, constants=constants)
 
 
-def test_saved_back_bit_by_bit(pair: Pair, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", WRITTEN)
+def test_saved_back_bit_by_bit(name: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     import transformers
 
+    pair = Pair(name, tmp_path_factory.mktemp("model"))
     pretrained.save_hugging_face(pair.ours, tmp_path)
     first, second = (safetensors.torch.load_file(folder / "model.safetensors") for folder in (pair.folder, tmp_path))
     assert first.keys() == second.keys()
@@ -105,7 +109,7 @@ def test_saved_back_bit_by_bit(pair: Pair, tmp_path: Path) -> None:
     assert load(tmp_path).config == pair.ours.config
 
 
-@pytest.mark.parametrize("name", ["mamba, own head", "mamba2", "jamba"])
+@pytest.mark.parametrize("name", ["mamba, own head", "mamba2", "jamba", "granite", "nemotron_h"])
 def test_shards_hold_the_same_model(name: str, tmp_path: Path) -> None:
     theirs = tiny_models.save(name, tmp_path, max_shard_size="8KB")
     index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
@@ -166,3 +170,61 @@ def test_old_pickles_and_files_by_themselves(tmp_path: Path) -> None:
     converted = pretrained.convert(tmp_path)
     assert_close(converted.model(ids()).detach(), wanted)
     assert {used.name: used.ours for used in converted.used}["lm_head.weight"] == "embedding.weight"
+
+
+def change(folder: Path, *removed: str, **changes: Any) -> None:
+    path = folder / "config.json"
+    config = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({name: value for name, value in config.items() if name not in removed}))
+
+
+def test_older_configurations_of_the_hybrids(tmp_path: Path) -> None:
+    """Patterns by letters, positions beside the other values, and older names of layers."""
+    for name in ("bamba", "granite", "nemotron_h"):
+        theirs = tiny_models.save(name, tmp_path / name)
+        if name == "bamba":
+            change(tmp_path / name, "rope_parameters", rope_theta=50.0, rope_scaling=None, mamba_d_head="auto")
+        elif name == "granite":
+            change(tmp_path / name, "rope_parameters", layer_types=["mamba", "attention"])
+        else:
+            change(tmp_path / name, "layers_block_type", hybrid_override_pattern="M*-M")
+        assert_close(load(tmp_path / name)(ids()), tiny_models.logits(theirs, ids()))
+
+
+def test_nemotron_says_which_limit_it_took(tmp_path: Path) -> None:
+    tiny_models.save("nemotron_h", tmp_path)
+    assert pretrained.convert(tmp_path).assumed == (
+        "steps of Mamba-2 are at least time_step_min, as in transformers; NVIDIA's own program sets no limit",
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("bamba", {"mamba_n_heads": 5}, "has mamba_n_heads = 5, but a number that gives 32 times mamba_d_head is need"),
+        ("bamba", {"rope_parameters": {"rope_type": "yarn"}}, "has rope_parameters.rope_type = 'yarn', but longstate'"),
+        ("bamba", {"rope_scaling": {"factor": 2}}, "has rope_scaling = {'factor': 2}, but longstate's form of this mo"),
+        ("bamba", {"attn_layer_indices": [0, 1]}, "lacks model.layers.0.self_attn.q_proj.weight, but it is needed"),
+        ("granite", {"layer_types": ["mamba"]}, r"has layer_types = \['mamba'\], but a list of num_hidden_layers, 2, "),
+        ("granite", {"layer_types": ["mamba", "rwkv"]}, "but a list of linear_attention, mamba, full_attention, atten"),
+        ("granite", {"layer_types": "mamba"}, "has layer_types = 'mamba', but a list of strings is needed"),
+        ("granite", {"position_embedding_type": "alibi"}, "has position_embedding_type = 'alibi', but longstate's for"),
+        ("granite", {"num_local_experts": 0}, "holds model.layers.0.block_sparse_moe.input_linear.weight, .* besides "),
+        ("granite", {"shared_intermediate_size": 21}, r"input_linear.weight of shape \(40, 16\), but its .* \(42, 16"),
+        ("granite", {"logits_scaling": 0}, "has logits_scaling = 0, but a number above 0 is needed"),
+        ("granite", {"attention_multiplier": -1}, "cannot be used: `scale` is -1.0, but a positive number is needed"),
+        ("nemotron_h", {"layers_block_type": ["mlp", "moe", "mlp", "mlp"]}, "but a list of linear_attention, mamba, f"),
+        ("nemotron_h", {"layers_block_type": [], "hybrid_override_pattern": "M|M"}, "has layers_block_type = .*, but "),
+        ("nemotron_h", {"attention_bias": True}, "has attention_bias = True, but longstate's form of this model has F"),
+        ("nemotron_h", {"mlp_hidden_act": "silu"}, "has mlp_hidden_act = 'silu', but longstate's form of this model h"),
+        ("nemotron_h", {"num_nextn_predict_layers": 1}, "has num_nextn_predict_layers = 1, but longstate's form of th"),
+    ],
+)
+def test_hybrids_that_longstate_does_not_have_are_refused(
+    name: str, changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    tiny_models.save(name, tmp_path)
+    change(tmp_path, **changes)
+    with pytest.raises(InputError, match=message) as caught:
+        pretrained.load(tmp_path)
+    assert "\n" not in str(caught.value)

@@ -50,7 +50,7 @@ class Mamba2(CausalLayer[Mamba2State]):
         S_t = exp(Δ_t A) S_{t-1} + Δ_t x_t ⊗ B_t,    y_t = S_t C_t + D x_t,    out = W_out norm(y * silu(z))
 
     with A = -exp(A_log) one number a head; head h reads B and C of group h // (H/G). The norm is an RMS norm over each
-    group's channels. With d_ssm < expand · d_model the other channels are a gated feed-forward beside the heads. Every
+    group's channels. With d_ssm < d_inner the other channels are a gated feed-forward beside the heads. Every
     view keeps Δ between `dt_floor` and `dt_ceiling`; `rate` multiplies it after that, a number or one an element.
 
     Args:
@@ -58,6 +58,7 @@ class Mamba2(CausalLayer[Mamba2State]):
         d_state: States N of a channel.
         d_conv: Taps of the convolution.
         expand: Inner channels for every feature.
+        d_inner: Inner channels; expand · d_model if None.
         head_dim: Channels of a head.
         n_groups: Groups G that share B and C; a divisor of the number of heads.
         d_ssm: Channels that go through the state space, a multiple of head_dim; all inner channels if None.
@@ -97,6 +98,7 @@ class Mamba2(CausalLayer[Mamba2State]):
         *,
         d_conv: int = 4,
         expand: int = 2,
+        d_inner: int | None = None,
         head_dim: int = 64,
         n_groups: int = 1,
         d_ssm: int | None = None,
@@ -115,9 +117,9 @@ class Mamba2(CausalLayer[Mamba2State]):
         super().__init__()
         check_choice(gate, GATES, name="gate")
         check_positive(d_model=d_model, d_state=d_state, d_conv=d_conv, expand=expand, head_dim=head_dim)
-        d_inner = expand * d_model
+        d_inner = expand * d_model if d_inner is None else d_inner
         d_ssm = d_inner if d_ssm is None else d_ssm
-        check_positive(n_groups=n_groups, d_ssm=d_ssm)
+        check_positive(n_groups=n_groups, d_inner=d_inner, d_ssm=d_ssm)
         if d_ssm > d_inner or d_ssm % head_dim or (d_ssm // head_dim) % n_groups:
             raise InputError(
                 f"d_ssm is {d_ssm} with head_dim {head_dim} and n_groups {n_groups}, but at most {d_inner} channels, a "

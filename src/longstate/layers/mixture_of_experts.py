@@ -8,20 +8,16 @@ from torch import Tensor, nn
 from longstate._checks import (
     InputError,
     check_choice,
-    check_element,
-    check_lengths,
     check_positive,
-    check_sequence,
-    zero_padding,
 )
-from longstate.layers.base import CausalLayer
-from longstate.layers.feed_forward import ACTIVATIONS, activate
+from longstate.layers.elementwise import ElementwiseLayer
+from longstate.layers.feed_forward import ACTIVATIONS, FeedForward, activate
 
 
-class MixtureOfExperts(CausalLayer[tuple[()]]):
+class MixtureOfExperts(ElementwiseLayer):
     """The `top_k` most probable of `n_experts` feed-forward maps for every element, weighted by their probabilities.
 
-        p = softmax(W_r x),    y = Σ_{e in top k of p} p_e W_2e act(W_1e x)
+        p = softmax(W_r x),    y = Σ_{e in top k of p} p_e W_2e act(W_1e x)  [+ shared(x)]
 
     The probabilities are those over all experts: they are not divided by their sum unless `normalise` asks for it, as
     Mixtral does and Jamba does not. Eager mode runs every expert on its own elements only; a traced program has fixed
@@ -34,6 +30,7 @@ class MixtureOfExperts(CausalLayer[tuple[()]]):
         top_k: Experts an element uses.
         activation: "swiglu", "gelu" or "relu2", as in `FeedForward`.
         normalise: Whether the chosen probabilities are divided by their sum.
+        d_shared: Width of a feed-forward that every element uses besides, as in Granite; there is none if None.
 
     Raises:
         InputError: If a size or a name is not usable.
@@ -57,6 +54,7 @@ class MixtureOfExperts(CausalLayer[tuple[()]]):
         top_k: int = 2,
         activation: str = "swiglu",
         normalise: bool = False,
+        d_shared: int | None = None,
     ) -> None:
         super().__init__()
         check_choice(activation, ACTIVATIONS, name="activation")
@@ -74,47 +72,11 @@ class MixtureOfExperts(CausalLayer[tuple[()]]):
         rows = 2 * d_inner if activation == "swiglu" else d_inner
         self.in_proj = nn.Parameter(_uniform(n_experts, rows, d_model))
         self.out_proj = nn.Parameter(_uniform(n_experts, d_model, d_inner))
+        self.shared = None
+        if d_shared is not None:
+            self.shared = FeedForward(d_model, d_shared, activation=activation, bias=False)
 
-    def forward(
-        self,
-        x: Tensor,
-        *,
-        lengths: Tensor | None = None,
-        rate: float | Tensor | None = None,
-        starts: Tensor | None = None,
-    ) -> Tensor:
-        """Every element by itself; `rate` and `starts` change nothing."""
-        check_sequence(x, self.d_model)
-        check_lengths(lengths, x)
-        return self._mix(zero_padding(x, lengths).flatten(0, 1)).view_as(x)
-
-    def initial_state(self, batch_size: int) -> tuple[()]:
-        """Nothing is carried."""
-        return ()
-
-    def forward_with_state(
-        self,
-        x: Tensor,
-        state: tuple[()],
-        *,
-        lengths: Tensor | None = None,
-        rate: float | Tensor | None = None,
-        starts: Tensor | None = None,
-    ) -> tuple[Tensor, tuple[()]]:
-        """Every element by itself."""
-        return self.forward(x, lengths=lengths), ()
-
-    def constants(self, *, rate: float | None = None) -> None:
-        """None are needed."""
-
-    def step(
-        self, x_t: Tensor, state: tuple[()], *, rate: float | Tensor | None = None, constants: None = None
-    ) -> tuple[Tensor, tuple[()]]:
-        """One element."""
-        check_element(x_t, self.d_model)
-        return self._mix(x_t), ()
-
-    def _mix(self, x: Tensor) -> Tensor:
+    def map_elements(self, x: Tensor) -> Tensor:
         """The mixture for elements (count, d_model)."""
         logits = self.router(x)
         probability = torch.softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), dim=-1)

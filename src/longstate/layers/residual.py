@@ -15,7 +15,7 @@ State = TypeVar("State")
 class Residual(CausalLayer[State], Generic[State]):
     """A causal layer in a pre-norm residual branch; its state is that of the layer.
 
-        y = x + dropout(layer(norm(x)))
+        y = x + scale · dropout(layer(norm(x)))
 
     Args:
         layer: Any causal layer.
@@ -24,6 +24,7 @@ class Residual(CausalLayer[State], Generic[State]):
         norm_eps: What the norm adds to a variance.
         float32: Whether x is a sum in float32 beside parameters of half precision; the branch then computes in the
             type of the norm's weight.
+        scale: What the branch is multiplied by.
 
     Example:
         >>> import torch
@@ -40,6 +41,7 @@ class Residual(CausalLayer[State], Generic[State]):
         dropout: float = 0.0,
         norm_eps: float = 1e-5,
         float32: bool = False,
+        scale: float = 1.0,
     ) -> None:
         super().__init__()
         self.d_model = layer.d_model
@@ -47,6 +49,7 @@ class Residual(CausalLayer[State], Generic[State]):
         self.layer = layer
         self.dropout = nn.Dropout(dropout)
         self.float32 = float32
+        self.scale = scale
 
     def forward(
         self,
@@ -61,7 +64,7 @@ class Residual(CausalLayer[State], Generic[State]):
         check_lengths(lengths, x)
         x = zero_padding(x, lengths)  # or the norm's backward would meet its NaN
         x, h = _branch(self.norm, x, lengths, self.float32)
-        return x + self.dropout(self.layer(h, lengths=lengths, rate=rate, starts=starts))
+        return x + _scaled(self.dropout(self.layer(h, lengths=lengths, rate=rate, starts=starts)), self.scale)
 
     def initial_state(self, batch_size: int) -> State:
         """The layer's."""
@@ -82,7 +85,7 @@ class Residual(CausalLayer[State], Generic[State]):
         x = zero_padding(x, lengths)
         x, h = _branch(self.norm, x, lengths, self.float32)
         y, state = self.layer.forward_with_state(h, state, lengths=lengths, rate=rate, starts=starts)
-        return x + self.dropout(y), state
+        return x + _scaled(self.dropout(y), self.scale), state
 
     def constants(self, *, rate: float | None = None) -> Any:
         """The layer's."""
@@ -94,13 +97,13 @@ class Residual(CausalLayer[State], Generic[State]):
         """One element, with the layer's state."""
         x_t, h = _branch(self.norm, x_t, None, self.float32)
         y, state = self.layer.step(h, state, rate=rate, constants=constants)
-        return x_t + self.dropout(y), state
+        return x_t + _scaled(self.dropout(y), self.scale), state
 
 
 class BidirectionalResidual(SequenceLayer):
     """A layer of rung 1 in a pre-norm residual branch: `Residual` for those that cannot stream.
 
-        y = x + dropout(layer(norm(x)))
+        y = x + scale · dropout(layer(norm(x)))
 
     Args:
         layer: Any layer over sequences.
@@ -109,6 +112,7 @@ class BidirectionalResidual(SequenceLayer):
         norm_eps: What the norm adds to a variance.
         float32: Whether x is a sum in float32 beside parameters of half precision; the branch then computes in the
             type of the norm's weight.
+        scale: What the branch is multiplied by.
     """
 
     def __init__(
@@ -119,6 +123,7 @@ class BidirectionalResidual(SequenceLayer):
         dropout: float = 0.0,
         norm_eps: float = 1e-5,
         float32: bool = False,
+        scale: float = 1.0,
     ) -> None:
         super().__init__()
         self.d_model = layer.d_model
@@ -126,6 +131,7 @@ class BidirectionalResidual(SequenceLayer):
         self.layer = layer
         self.dropout = nn.Dropout(dropout)
         self.float32 = float32
+        self.scale = scale
 
     def forward(
         self,
@@ -140,7 +146,11 @@ class BidirectionalResidual(SequenceLayer):
         check_lengths(lengths, x)
         x = zero_padding(x, lengths)  # or the norm's backward would meet its NaN
         x, h = _branch(self.norm, x, lengths, self.float32)
-        return x + self.dropout(self.layer(h, lengths=lengths, rate=rate, starts=starts))
+        return x + _scaled(self.dropout(self.layer(h, lengths=lengths, rate=rate, starts=starts)), self.scale)
+
+
+def _scaled(y: Tensor, scale: float) -> Tensor:
+    return y if scale == 1.0 else y * scale
 
 
 def _branch(norm: nn.Module, x: Tensor, lengths: Tensor | None, float32: bool) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,7 @@ from longstate.models.config import BackboneConfig
 class Backbone(CausalLayer[tuple[Any, ...]]):
     """A stack of causal layers in pre-norm residual branches, with a norm at its end.
 
-        x_i = x_{i-1} + dropout(layer_i(norm_i(x_{i-1}))),    y = norm(x_n)
+        x_i = x_{i-1} + branch_scale · dropout(layer_i(norm_i(x_{i-1}))),    y = norm(x_n)
 
     Its state is the tuple of the layers' states, its constants the tuple of theirs.
 
@@ -45,6 +45,7 @@ class Backbone(CausalLayer[tuple[Any, ...]]):
                 dropout=config.dropout,
                 norm_eps=config.norm_eps,
                 float32=config.float32_residual,
+                scale=config.branch_scale,
             )
             for layer in config.schedule
         )
@@ -112,7 +113,7 @@ class Backbone(CausalLayer[tuple[Any, ...]]):
 class BidirectionalBackbone(SequenceLayer):
     """`Backbone` with a forward and a backward layer in every branch; it sees the whole sequence and has no state.
 
-        x_i = x_{i-1} + dropout(bidirectional_i(norm_i(x_{i-1}))),    y = norm(x_n)
+        x_i = x_{i-1} + branch_scale · dropout(bidirectional_i(norm_i(x_{i-1}))),    y = norm(x_n)
 
     Args:
         config: Width, depth, layer (two of them a branch) and norm.
@@ -139,6 +140,7 @@ class BidirectionalBackbone(SequenceLayer):
                 dropout=config.dropout,
                 norm_eps=config.norm_eps,
                 float32=config.float32_residual,
+                scale=config.branch_scale,
             )
             for layer in config.schedule
         )

@@ -29,6 +29,7 @@ class BackboneConfig:
             layers of a hybrid's period.
         norm_eps: What the norms add to a variance.
         float32_residual: Whether the sum of the branches is kept in float32 beside parameters of half precision.
+        branch_scale: What every branch is multiplied by before it is added, below 1 in Granite.
 
     Example:
         >>> from longstate.models import BackboneConfig, S4Config, S4DConfig
@@ -48,6 +49,7 @@ class BackboneConfig:
     pattern: tuple[LayerConfig, ...] = ()
     norm_eps: float = 1e-5
     float32_residual: bool = False
+    branch_scale: float = 1.0
 
     @property
     def schedule(self) -> tuple[LayerConfig, ...]:

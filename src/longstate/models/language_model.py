@@ -28,6 +28,8 @@ class LanguageModelConfig:
         vocabulary_multiple: The embeddings have rows for the next multiple of this; logits leave the extra ones out.
         tokenizer: "bytes", or the name of a tokenizer's file beside the model; None where only ids are known.
         end_ids: Tokens that end a text.
+        embedding_scale: What the embeddings are multiplied by before the first layer.
+        logit_scale: What the logits are multiplied by.
 
     Raises:
         InputError: If a size is not usable.
@@ -47,6 +49,8 @@ class LanguageModelConfig:
     vocabulary_multiple: int = 1
     tokenizer: str | None = "bytes"
     end_ids: tuple[int, ...] = ()
+    embedding_scale: float = 1.0
+    logit_scale: float = 1.0
 
     def __post_init__(self) -> None:
         check_positive(vocabulary_size=self.vocabulary_size, vocabulary_multiple=self.vocabulary_multiple)
@@ -71,7 +75,7 @@ class LanguageModelConfig:
 class LanguageModel(CausalLayer[tuple[Any, ...]]):
     """Logits of the next token after every token.
 
-        h = backbone(E[id_1 .. id_t]),    logits_t = W h_t    (W = E if the head is tied)
+        h = backbone(embedding_scale · E[id_1 .. id_t]),    logits_t = logit_scale · W h_t    (W = E if tied)
 
     It is a causal layer over ids (batch, length): prefill any chunk with `forward_with_state`, go on by `step`, save,
     select and reorder the rows of its state. What the padding holds is never looked at. `rate` and `starts` reach the
@@ -166,13 +170,14 @@ class LanguageModel(CausalLayer[tuple[Any, ...]]):
     ) -> tuple[Tensor, tuple[Any, ...]]:
         """Logits (batch, vocabulary) after one more token of each row, x_t (batch,)."""
         check_ids(x_t, self.config.vocabulary_size, axes=("batch",), name="x_t")
-        h, state = self.backbone.step(self.embedding(x_t), state, rate=rate, constants=constants)
+        h, state = self.backbone.step(self._scaled(x_t), state, rate=rate, constants=constants)
         return self.logits(h), state
 
     def logits(self, h: Tensor) -> Tensor:
         """The head: features (..., d_model) of the backbone to logits (..., vocabulary)."""
         weight = self.embedding.weight if self.head is None else self.head.weight
-        return F.linear(h.to(weight.dtype), weight)[..., : self.config.vocabulary_size]
+        logits = F.linear(h.to(weight.dtype), weight)[..., : self.config.vocabulary_size]
+        return logits if self.config.logit_scale == 1.0 else logits * self.config.logit_scale
 
     def _embed(self, ids: Tensor, lengths: Tensor | None, starts: Tensor | None) -> Tensor:
         if ids.dim() == 2:
@@ -181,7 +186,12 @@ class LanguageModel(CausalLayer[tuple[Any, ...]]):
             if lengths is not None:
                 ids = torch.where(valid_steps(lengths, ids.shape[1]), ids, 0)
         check_ids(ids, self.config.vocabulary_size, axes=("batch", "length"), name="x")
-        return self.embedding(ids)
+        return self._scaled(ids)
+
+    def _scaled(self, ids: Tensor) -> Tensor:
+        """The embeddings of tokens."""
+        x = self.embedding(ids)
+        return x if self.config.embedding_scale == 1.0 else x * self.config.embedding_scale
 
     def _scale_branches(self) -> None:
         """Divide what every branch adds by the square root of their number, as GPT-2 and Mamba do."""

@@ -20,6 +20,7 @@ from longstate.models import (
     tensors,
 )
 from longstate.pretrained.checkpoint import Checkpoint
+from longstate.pretrained.hf_hybrids import plan_bamba, plan_granite, plan_nemotron
 from longstate.pretrained.hf_jamba import describe_jamba, plan_jamba
 from longstate.pretrained.hf_mamba import describe_mamba, describe_mamba2, plan_mamba, plan_mamba2
 from longstate.pretrained.pieces import scatter
@@ -39,6 +40,9 @@ ARCHITECTURES: dict[str, Architecture] = {
     "falcon_mamba": Architecture(plan_mamba, describe_mamba),
     "mamba2": Architecture(plan_mamba2, describe_mamba2),
     "jamba": Architecture(plan_jamba, describe_jamba),
+    "bamba": Architecture(plan_bamba),
+    "granitemoehybrid": Architecture(plan_granite),
+    "nemotron_h": Architecture(plan_nemotron),
 }
 """By `model_type`."""
 
@@ -134,7 +138,9 @@ def _meaning(config: LanguageModelConfig) -> tuple[Any, ...]:
     """What of a configuration changes the numbers of a model, defaults written out."""
     stack = config.backbone
     layers = tuple(_resolved(layer, stack.d_model) for layer in stack.schedule)
-    return config.rows, config.tie_head, stack.d_model, stack.norm, stack.norm_eps, stack.float32_residual, layers
+    scales = (config.embedding_scale, config.logit_scale, stack.branch_scale)
+    sums = (stack.norm, stack.norm_eps, stack.float32_residual)
+    return config.rows, config.tie_head, stack.d_model, *sums, *scales, layers
 
 
 def _resolved(layer: LayerConfig, d_model: int) -> LayerConfig:
@@ -143,9 +149,11 @@ def _resolved(layer: LayerConfig, d_model: int) -> LayerConfig:
         eps = layer.norm_eps if layer.inner_norm != "none" else 0.0
         return dataclasses.replace(layer, dt_rank=rank, norm_eps=eps, dt_min=1e-3, dt_max=1e-1)
     if isinstance(layer, Mamba2Config):
-        d_ssm = None if layer.d_ssm == layer.expand * d_model else layer.d_ssm
+        d_inner = layer.expand * d_model if layer.d_inner is None else layer.d_inner
+        d_ssm = d_inner if layer.d_ssm is None else layer.d_ssm
         eps = layer.norm_eps if layer.gate != "none" else 0.0
-        return dataclasses.replace(layer, d_ssm=d_ssm, norm_eps=eps, dt_min=1e-3, dt_max=1e-1, A_min=1.0, A_max=16.0)
+        drawn = {"dt_min": 1e-3, "dt_max": 1e-1, "A_min": 1.0, "A_max": 16.0}
+        return dataclasses.replace(layer, expand=1, d_inner=d_inner, d_ssm=d_ssm, norm_eps=eps, **drawn)
     if isinstance(layer, AttentionConfig):
         n_kv_heads = layer.n_heads if layer.n_kv_heads is None else layer.n_kv_heads
         head_dim = d_model // layer.n_heads if layer.head_dim is None else layer.head_dim

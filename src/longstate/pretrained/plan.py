@@ -94,6 +94,7 @@ def backbone(
     norm: Literal["layer", "rms"],
     norm_eps: float,
     float32_residual: bool,
+    branch_scale: float = 1.0,
 ) -> BackboneConfig:
     """The stack of a schedule: its first layer if all are the same, else its shortest run."""
     repeats, run = stack(schedule)
@@ -106,6 +107,7 @@ def backbone(
         dropout=0.0,
         norm_eps=norm_eps,
         float32_residual=float32_residual,
+        branch_scale=branch_scale,
     )
 
 

@@ -52,6 +52,13 @@ class Values:
             raise self._wrong(name, value, "a finite number")
         return float(value)
 
+    def divisor(self, name: str, *, default: Any = _MISSING) -> float:
+        """A finite number above 0."""
+        value = self.number(name, default=default)
+        if not value > 0:
+            raise self._wrong(name, self._get(name, default), "a number above 0")
+        return value
+
     def boolean(self, name: str, *, default: Any = _MISSING) -> bool:
         """True or false."""
         value = self._get(name, default)
@@ -69,6 +76,13 @@ class Values:
     def is_text(self, name: str, text: str) -> bool:
         """Whether a value is this string, such as "auto" in the place of a number."""
         return self._values.get(name) == text
+
+    def texts(self, name: str) -> tuple[str, ...]:
+        """A list of strings; none if it is missing."""
+        value = self._get(name, [])
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise self._wrong(name, value, "a list of strings")
+        return tuple(value)
 
     def integers(self, name: str) -> tuple[int, ...]:
         """A list of integers from 0, or a single one; none if it is missing."""
