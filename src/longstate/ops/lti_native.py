@@ -158,6 +158,7 @@ def _forward(
         return y, last.zero_() if state is None else last.copy_(state), borders
     arguments, _kept = _arguments(u, taps, rows, columns, carry, state, lengths, kind)
     arguments.y, arguments.last, arguments.borders = y.data_ptr(), last.data_ptr(), borders.data_ptr()
+    borders[-2:].zero_()
     _native.run("longstate_lti_scan", arguments)
     return y, last, borders
 
