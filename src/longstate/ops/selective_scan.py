@@ -119,9 +119,9 @@ def selective_scan_step(
     step = step if dt_bias is None else step + dt_bias.to(wide)
     step = F.softplus(step) if dt_softplus else step
     B, C = (_of_channels(part.to(wide), u.shape[-1]) for part in (B_t, C_t))
-    state = torch.exp(step[..., None] * A.to(wide)) * state + (step * u)[..., None] * B
+    state = torch.addcmul((step * u)[..., None] * B, torch.exp(step[..., None] * A.to(wide)), state)
     y = (state * C).sum(-1)
-    y = y if D is None else y + D.to(wide) * u
+    y = y if D is None else torch.addcmul(y, D.to(wide), u)
     y = y if z_t is None else y * F.silu(z_t.to(wide))
     return y.to(u_t.dtype), state
 
