@@ -3,13 +3,13 @@
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from longstate._checks import check_choice, check_element, check_lengths, check_positive, check_sequence, zero_padding
-from longstate.layers.base import CausalLayer
+from longstate._checks import check_choice, check_positive
+from longstate.layers.elementwise import ElementwiseLayer
 
 ACTIVATIONS = ("gelu", "swiglu", "relu2")
 
 
-class FeedForward(CausalLayer[tuple[()]]):
+class FeedForward(ElementwiseLayer):
     """Two linear maps with an activation between them, or the gated form of LLaMA, Jamba and Mamba's MLP.
 
         gelu, relu2     y = W_2 act(W_1 x)             relu2(a) = relu(a)²
@@ -54,46 +54,8 @@ class FeedForward(CausalLayer[tuple[()]]):
         self.dropout = nn.Dropout(dropout)
         self.out_proj = nn.Linear(d_inner, d_model, bias=bias)
 
-    def forward(
-        self,
-        x: Tensor,
-        *,
-        lengths: Tensor | None = None,
-        rate: float | Tensor | None = None,
-        starts: Tensor | None = None,
-    ) -> Tensor:
-        """Every element by itself; `rate` and `starts` change nothing."""
-        check_sequence(x, self.d_model)
-        check_lengths(lengths, x)
-        return self._map(zero_padding(x, lengths))
-
-    def initial_state(self, batch_size: int) -> tuple[()]:
-        """Nothing is carried."""
-        return ()
-
-    def forward_with_state(
-        self,
-        x: Tensor,
-        state: tuple[()],
-        *,
-        lengths: Tensor | None = None,
-        rate: float | Tensor | None = None,
-        starts: Tensor | None = None,
-    ) -> tuple[Tensor, tuple[()]]:
-        """Every element by itself."""
-        return self.forward(x, lengths=lengths), ()
-
-    def constants(self, *, rate: float | None = None) -> None:
-        """None are needed."""
-
-    def step(
-        self, x_t: Tensor, state: tuple[()], *, rate: float | Tensor | None = None, constants: None = None
-    ) -> tuple[Tensor, tuple[()]]:
-        """One element."""
-        check_element(x_t, self.d_model)
-        return self._map(x_t), ()
-
-    def _map(self, x: Tensor) -> Tensor:
+    def map_elements(self, x: Tensor) -> Tensor:
+        """The two maps and what stands between them."""
         return self.out_proj(self.dropout(activate(self.in_proj(x), self.activation)))
 
 

@@ -77,7 +77,7 @@ class MixtureOfExperts(ElementwiseLayer):
             self.shared = FeedForward(d_model, d_shared, activation=activation, bias=False)
 
     def map_elements(self, x: Tensor) -> Tensor:
-        """The mixture for elements (count, d_model)."""
+        """The weighted sum of the chosen experts."""
         logits = self.router(x)
         probability = torch.softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), dim=-1)
         weight, chosen = probability.topk(self.top_k, dim=-1)

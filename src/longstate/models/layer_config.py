@@ -2,7 +2,8 @@
 
 A configuration holds the keyword arguments of its layer's constructor, by the same names and with the same defaults,
 but for the width; `tests/models/test_models_layer_config.py` holds the two against each other. `kind` is the layer's
-name in configuration files. It is a long file because every layer has its entry, and the union at its end names them all.
+name in configuration files. The file is long because every layer has its entry, and the union at its end needs them
+all.
 """
 
 import math
