@@ -3,7 +3,6 @@
 import csv
 import importlib
 import os
-import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,13 +17,29 @@ from longstate.bench.measure import ALONE
 from longstate.bench.memory import run_alone
 from longstate.bench.report import growth, seconds_text, size_text, slope, slopes, table
 
+MEASURE = importlib.import_module("longstate.bench.measure")
 CALLS: list[str] = []
 
 
-def sleep(size: int, *, name: str, seconds: float) -> Work:
+class Clock:
+    """Time passes when a toy says so, and half of it on the processor."""
+
+    now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def process_time(self) -> float:
+        return self.now / 2
+
+
+CLOCK = Clock()
+
+
+def last(size: int, *, name: str, seconds: float) -> Work:
     def work() -> None:
         CALLS.append(name)
-        time.sleep(seconds * size)
+        CLOCK.now += seconds * size
 
     return work
 
@@ -46,7 +61,7 @@ def wrong(size: int) -> Work:
 
 
 def side(name: str, seconds: float, role: str = "peer", **more: object) -> Side:
-    return Side(name=name, prepare=partial(sleep, name=name, seconds=seconds), role=role, **more)  # type: ignore[arg-type]
+    return Side(name=name, prepare=partial(last, name=name, seconds=seconds), role=role, **more)  # type: ignore[arg-type]
 
 
 def toy(*sides: Side, **more: object) -> Case:
@@ -55,8 +70,9 @@ def toy(*sides: Side, **more: object) -> Case:
 
 
 @pytest.fixture(autouse=True)
-def _no_calls() -> None:
+def _own_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     CALLS.clear()
+    monkeypatch.setattr(MEASURE, "time", CLOCK)
 
 
 def test_sides_take_turns_and_are_divided_round_by_round() -> None:
@@ -65,19 +81,20 @@ def test_sides_take_turns_and_are_divided_round_by_round() -> None:
     assert CALLS == ["ours", "peer", "bound"] * 4  # once for warmth
     ours, peer, bound = rows
     assert ours.runs == 3
-    assert ours.seconds == pytest.approx(0.01, rel=0.3)
-    assert (ours.times_ours, bound.times_limit) == (1.0, 1.0)
-    assert peer.times_ours == pytest.approx(3, rel=0.3)
-    assert peer.times_limit == pytest.approx(6, rel=0.3)
-    assert [peer.low, peer.seconds, peer.high] == sorted([peer.low or 0, peer.seconds or 0, peer.high or 0])
+    assert ours.seconds == pytest.approx(0.01)
+    assert (ours.times_ours, bound.times_limit) == pytest.approx((1.0, 1.0))
+    assert peer.times_ours == pytest.approx(3)
+    assert peer.times_limit == pytest.approx(6)
+    assert peer.cpu == pytest.approx(0.015)
+    assert (peer.low, peer.seconds, peer.high) == pytest.approx((0.03, 0.03, 0.03))
 
 
 def test_a_slow_side_runs_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.import_module("longstate.bench.measure"), "PATIENCE", 0.05)
+    monkeypatch.setattr(MEASURE, "PATIENCE", 0.05)
     rows = measure(toy(side("ours", 0.01, "longstate"), side("slow", 0.1)), 1, rounds=3, threads=1)
     assert CALLS.count("slow") == 1
     assert (rows[1].runs, rows[1].note) == (1, "one run")
-    assert rows[1].times_ours == pytest.approx(10, rel=0.3)
+    assert rows[1].times_ours == pytest.approx(10)
 
 
 def test_what_is_not_run_says_why() -> None:
@@ -153,8 +170,8 @@ def test_exponents_of_growth() -> None:
     assert slopes(toy(side("ours", 0), sizes=(1, 2)), rows) == ""
     (row,) = measure(toy(side("ours", 0.001, "longstate")), 1, rounds=1, threads=1)
     assert (
-        table(case, [replace(row, seconds=0.1, peak=3 * 10**6)]).splitlines()[-1]
-        == "| 1 | ours | 100 ms |  | 1.00 | 3 MB |"
+        table(case, [replace(row, seconds=0.1, cpu=0.02, peak=3 * 10**6)]).splitlines()[-1]
+        == "| 1 | ours | 100 ms |  | 20 ms | 1.00 | 3 MB |"
     )
 
 

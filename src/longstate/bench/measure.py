@@ -27,6 +27,7 @@ class Row:
         seconds: Median of one unit of work.
         low: The fastest.
         high: The slowest.
+        cpu: Median of the processor's seconds, of all threads together: what a busy machine falsifies least.
         runs: How many.
         times_ours: Median, over the rounds, of its time by that of the first longstate side in the same round.
         times_limit: The same by the first limit.
@@ -41,6 +42,7 @@ class Row:
     seconds: float | None = None
     low: float | None = None
     high: float | None = None
+    cpu: float | None = None
     runs: int = 0
     times_ours: float | None = None
     times_limit: float | None = None
@@ -50,11 +52,12 @@ class Row:
 
 @dataclass
 class _Seat:
-    """A side at the table: its work, if it takes turns, and the seconds of its runs."""
+    """A side at the table: its work, if it takes turns, and the seconds of its runs, by the clock and the processor."""
 
     side: Side
     work: Work | None = None
     seconds: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
     alone: Alone | None = None
     note: str = ""
 
@@ -96,11 +99,11 @@ def measure(
             seat.note = seat.alone.note
         if not _is_large(seat.side, size) and not seat.note:
             _prepare(seat, size)
-    turns = [(seat.work, seat.seconds) for seat in seats if seat.work is not None]
+    turns = [(seat, seat.work) for seat in seats if seat.work is not None]
     say(f"{case.name} {case.axis} {size:,}: {len(turns)} sides in turns")
     for _ in range(rounds):
-        for work, seconds in turns:
-            seconds.append(_timed(work))
+        for seat, work in turns:
+            _time(seat, work)
     return _rows(case, size, seats)
 
 
@@ -126,23 +129,27 @@ def _prepare(seat: _Seat, size: int) -> None:
     except NotInstalled as error:
         seat.note = str(error)
         return
-    first = _timed(work)
-    if first > PATIENCE:
-        seat.seconds, seat.note = [first], "one run"
-    else:
-        seat.work = work
+    _time(seat, work)
+    if seat.seconds[0] > PATIENCE:
+        seat.note = "one run"
+        return
+    seat.work = work
+    seat.seconds.clear()
+    seat.cpu.clear()
 
 
-def _timed(work: Work) -> float:
-    start = time.perf_counter()
+def _time(seat: _Seat, work: Work) -> None:
+    start, cpu = time.perf_counter(), time.process_time()
     work()
-    return time.perf_counter() - start
+    seat.seconds.append(time.perf_counter() - start)
+    seat.cpu.append(time.process_time() - cpu)
 
 
 def _rows(case: Case, size: int, seats: Sequence[_Seat]) -> list[Row]:
     for seat in seats:
         if not seat.seconds and seat.alone is not None and seat.alone.seconds is not None:
             seat.seconds, seat.note = [seat.alone.seconds], "one run, alone in its process"
+            seat.cpu = [seat.alone.cpu]
     ours, limit = _first(seats, "longstate"), _first(seats, "limit")
     rows = []
     for seat in seats:
@@ -161,6 +168,7 @@ def _rows(case: Case, size: int, seats: Sequence[_Seat]) -> list[Row]:
                 seconds=statistics.median(times),
                 low=min(times),
                 high=max(times),
+                cpu=statistics.median(seat.cpu) / case.units,
                 runs=len(times),
                 times_ours=_ratio(seat.seconds, ours),
                 times_limit=_ratio(seat.seconds, limit),

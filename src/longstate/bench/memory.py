@@ -23,11 +23,13 @@ class Alone:
 
     Attributes:
         seconds: Of the run; None if it did not come to its end.
+        cpu: The processor's seconds, of all threads together.
         peak: Bytes it added at most; None where the system does not say.
         note: Why there is no run.
     """
 
     seconds: float | None = None
+    cpu: float = 0.0
     peak: int | None = None
     note: str = ""
 
@@ -81,12 +83,12 @@ def _child(sender: Connection, prepare: Callable[[int], Work], size: int, thread
 def _measured(prepare: Callable[[int], Work], size: int) -> Alone:
     work = prepare(size)
     before = _restart_peak()
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), time.process_time()
     kept = work()
-    taken = time.perf_counter() - start
+    taken, cpu = time.perf_counter() - start, time.process_time() - cpu
     after = _peak()
     del kept
-    return Alone(taken, None if before is None or after is None else max(after - before, 0))
+    return Alone(taken, cpu, None if before is None or after is None else max(after - before, 0))
 
 
 def _restart_peak() -> int | None:

@@ -59,7 +59,7 @@ def table(case: Case, rows: Sequence[Row]) -> str:
 def heads(case: Case) -> list[str]:
     """What stands above the columns of `cells`."""
     limit = _limit(case)
-    head = [case.axis, "side", f"a {case.unit}", "fastest to slowest", "x longstate"]
+    head = [case.axis, "side", f"a {case.unit}", "fastest to slowest", "CPU", "x longstate"]
     return head + ([f"x {limit}"] if limit else []) + (["peak memory"] if case.memory else [])
 
 
@@ -74,11 +74,11 @@ def _limit(case: Case) -> str | None:
     return next((side.name for side in case.sides if side.role == "limit"), None)
 
 
-def _times(row: Row) -> tuple[str, str]:
+def _times(row: Row) -> tuple[str, str, str]:
     if row.seconds is None or row.low is None or row.high is None:
-        return row.note or "-", ""
+        return row.note or "-", "", ""
     spread = f"{seconds_text(row.low)} to {seconds_text(row.high)}" if row.runs > 1 else row.note
-    return seconds_text(row.seconds), spread
+    return seconds_text(row.seconds), spread, "-" if row.cpu is None else seconds_text(row.cpu)
 
 
 def slopes(case: Case, rows: Sequence[Row]) -> str:

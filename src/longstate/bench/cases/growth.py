@@ -24,6 +24,11 @@ def whole(length: int, *, layer: str) -> Work:
     return infer(_LAYERS[layer](D_MODEL), 1, length, D_MODEL)
 
 
+def whole_bytes(length: int) -> int:
+    """An estimate that makes every layer at a million steps run alone, once."""
+    return 25 * 4 * D_MODEL * length
+
+
 def chunked(length: int, *, layer: str) -> Work:
     """The same number of steps in chunks that hand on a state; inputs are made and outputs dropped chunk by chunk."""
     model = _LAYERS[layer](D_MODEL).eval()
@@ -44,7 +49,7 @@ GROWTH = Case(
     axis="length",
     sizes=(16_384, 65_536, 262_144, 1_048_576),
     quick=(1024, 2048),
-    sides=tuple(Side(name=name, prepare=partial(whole, layer=name)) for name in _LAYERS),
+    sides=tuple(Side(name=name, prepare=partial(whole, layer=name), needs=whole_bytes) for name in _LAYERS),
     rounds=1,
 )
 
