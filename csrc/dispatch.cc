@@ -8,6 +8,7 @@ typedef int64_t (*count_fn)();
 typedef int64_t (*tiles_fn)(int64_t, int64_t);
 typedef void (*selective_fn)(const SelectiveScan*, int64_t, int64_t);
 typedef void (*lti_fn)(const LTIScan*, int64_t, int64_t);
+typedef void (*lti_step_fn)(const LTIStep*, int64_t, int64_t);
 
 #define DECLARE(isa)                                                                    \
   int64_t longstate_selective_block_##isa();                                            \
@@ -17,7 +18,8 @@ typedef void (*lti_fn)(const LTIScan*, int64_t, int64_t);
   int64_t longstate_lanes_##isa();                                                      \
   int64_t longstate_lti_group_##isa();                                                  \
   void longstate_lti_forward_##isa(const LTIScan*, int64_t, int64_t);                   \
-  void longstate_lti_backward_##isa(const LTIScan*, int64_t, int64_t);
+  void longstate_lti_backward_##isa(const LTIScan*, int64_t, int64_t);                  \
+  void longstate_lti_step_##isa(const LTIStep*, int64_t, int64_t);
 
 extern "C" {
 DECLARE(base)
@@ -29,6 +31,8 @@ DECLARE(avx512)
 
 namespace {
 
+constexpr int64_t kStepGrain = 32768;  // numbers that another thread is worth waking for
+
 struct Kernels {
   const char* isa;
   count_fn selective_block;
@@ -36,13 +40,14 @@ struct Kernels {
   selective_fn selective_forward, selective_backward;
   count_fn lanes, lti_group;
   lti_fn lti_forward, lti_backward;
+  lti_step_fn lti_step;
 };
 
 #define KERNELS(isa)                                                                                            \
   Kernels {                                                                                                     \
     #isa, longstate_selective_block_##isa, longstate_selective_tiles_##isa, longstate_selective_forward_##isa,  \
         longstate_selective_backward_##isa, longstate_lanes_##isa, longstate_lti_group_##isa,                   \
-        longstate_lti_forward_##isa, longstate_lti_backward_##isa                                               \
+        longstate_lti_forward_##isa, longstate_lti_backward_##isa, longstate_lti_step_##isa                     \
   }
 
 // LONGSTATE_ISA (base, avx2, avx512) caps the choice, so that tests reach every variant that the machine can run.
@@ -65,13 +70,13 @@ const Kernels& kernels() {
   return chosen;
 }
 
-int32_t over_tasks(int64_t tasks, const void* arguments, range_fn body, parallel_for pool) {
+int32_t over_tasks(int64_t tasks, const void* arguments, range_fn body, parallel_for pool, int64_t grain = 1) {
   void* context = const_cast<void*>(arguments);
-  if (!pool || tasks <= 1) {
+  if (!pool || tasks <= grain) {
     body(0, tasks, context);
     return 0;
   }
-  return pool(0, tasks, 1, body, context);
+  return pool(0, tasks, grain, body, context);
 }
 
 int64_t selective_tasks(const SelectiveScan* p) {
@@ -88,10 +93,11 @@ RANGE(selective_range, selective_forward, SelectiveScan)
 RANGE(selective_back_range, selective_backward, SelectiveScan)
 RANGE(lti_range, lti_forward, LTIScan)
 RANGE(lti_back_range, lti_backward, LTIScan)
+RANGE(lti_step_range, lti_step, LTIStep)
 
 }  // namespace
 
-LONGSTATE_API int32_t longstate_abi_version() { return 2; }
+LONGSTATE_API int32_t longstate_abi_version() { return 3; }
 LONGSTATE_API const char* longstate_isa() { return kernels().isa; }
 LONGSTATE_API int64_t longstate_selective_block() { return kernels().selective_block(); }
 LONGSTATE_API int64_t longstate_selective_tiles(int64_t channels, int64_t groups) {
@@ -110,4 +116,8 @@ LONGSTATE_API int32_t longstate_lti_scan(const LTIScan* p, parallel_for pool) {
 }
 LONGSTATE_API int32_t longstate_lti_scan_backward(const LTIScan* p, parallel_for pool) {
   return over_tasks(lti_tiles(p) * p->parts, p, lti_back_range, pool);
+}
+LONGSTATE_API int32_t longstate_lti_step(const LTIStep* p, parallel_for pool) {
+  const int64_t work = p->states * (p->kind == kDense ? p->states : 1);
+  return over_tasks(p->batch * p->features, p, lti_step_range, pool, 1 + kStepGrain / work);
 }

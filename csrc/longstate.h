@@ -67,6 +67,20 @@ struct LTIScan {
   float *grad_taps, *grad_rows, *grad_columns, *grad_carry;  // (parts, ...): row r of the batch adds to part r % parts
 };
 
+// x <- A x + B u, y = Re(C x) + D u; complex numbers as pairs re, im that count as two states.
+struct LTIStep {
+  int64_t batch, features, channels, states;
+  int32_t kind;        // Carry
+  const float* u;      // (batch, features)
+  const float* state;  // (batch, features, states)
+  const float* A;      // (features, states), or (features, states, states): [to, from]
+  const float* B;      // (features, states)
+  const float* C;      // (channels, features, states)
+  const float* D;      // (channels, features)
+  float* y;            // (batch, channels, features)
+  float* next;         // (batch, features, states)
+};
+
 LONGSTATE_API int32_t longstate_abi_version();
 LONGSTATE_API const char* longstate_isa();
 LONGSTATE_API int64_t longstate_selective_block();
@@ -77,3 +91,4 @@ LONGSTATE_API int64_t longstate_lanes();
 LONGSTATE_API int64_t longstate_lti_group();
 LONGSTATE_API int32_t longstate_lti_scan(const LTIScan*, parallel_for);
 LONGSTATE_API int32_t longstate_lti_scan_backward(const LTIScan*, parallel_for);
+LONGSTATE_API int32_t longstate_lti_step(const LTIStep*, parallel_for);

@@ -7,7 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-_ABI = 2
+_ABI = 3
+REAL, COMPLEX, DENSE = range(3)
+"""`Carry` of longstate.h: diagonal systems, diagonal in pairs re, im, and matrices."""
+
 _POINTER, _INT = ctypes.c_void_p, ctypes.c_int64
 
 
@@ -44,6 +47,16 @@ class LTIScan(ctypes.Structure):
     )
 
 
+class LTIStep(ctypes.Structure):
+    """`LTIStep` of longstate.h, field by field."""
+
+    _fields_ = (
+        *((name, _INT) for name in ("batch", "features", "channels", "states")),
+        ("kind", ctypes.c_int32),
+        *((name, _POINTER) for name in ("u", "state", "A", "B", "C", "D", "y", "next")),
+    )
+
+
 _FUNCTIONS = {
     "longstate_isa": (ctypes.c_char_p, ()),
     "longstate_selective_block": (_INT, ()),
@@ -54,6 +67,7 @@ _FUNCTIONS = {
     "longstate_lti_group": (_INT, ()),
     "longstate_lti_scan": (ctypes.c_int32, (ctypes.POINTER(LTIScan), _POINTER)),
     "longstate_lti_scan_backward": (ctypes.c_int32, (ctypes.POINTER(LTIScan), _POINTER)),
+    "longstate_lti_step": (ctypes.c_int32, (ctypes.POINTER(LTIStep), _POINTER)),
 }
 """The functions of longstate.h: what each returns and takes."""
 
@@ -103,6 +117,26 @@ def why_not_here(*tensors: Tensor | None) -> str | None:
     for tensor in tensors:
         if tensor is not None and tensor.device.type != "cpu":
             return f"needs tensors on the cpu, got {tensor.device.type}"
+    return None
+
+
+def why_not_at_once(*tensors: Tensor) -> str | None:
+    """Why a kernel cannot be called on these tensors without torch's dispatcher, or None.
+
+    Such a call costs a few microseconds, but nobody sees it: no gradient, no tracing, no mode of torch.
+    """
+    if torch.compiler.is_compiling():
+        return "is not for programs, which are free of longstate's library"
+    if torch._C._are_functorch_transforms_active() or torch._C._len_torch_dispatch_stack():
+        return "needs plain eager mode, and this call is traced or transformed"
+    if library() is None:
+        return "no native kernels were built (install with a C++ compiler to get them)"
+    slopes = torch.is_grad_enabled()
+    for x in tensors:
+        if type(x) is not Tensor or x.dtype is not torch.float32 or not x.is_cpu or not x.is_contiguous():
+            return "needs contiguous float32 tensors on the cpu"
+        if slopes and x.requires_grad:
+            return "needs no_grad or inference_mode: the step has no gradient of its own"
     return None
 
 

@@ -23,8 +23,6 @@ _LARGE, _FEW = 192, 8192
 """Where the FFT is faster: states of more numbers than that, counted for features in whole vectors; dense systems over
 fewer elements, for which making the factors costs more than the scan."""
 
-_REAL, _COMPLEX, _DENSE = range(3)
-
 
 class _Factors(NamedTuple):
     """What the kernel needs of a system, in float32 with the features last; and A, A^2, A^4, ... A^T."""
@@ -91,15 +89,15 @@ def _prepare(system: LTISystem) -> _Factors:
         after = columns(squares[:-1], B.float(), T)
         ahead = rows(squares[:-1], (C.unsqueeze(-2) @ A).squeeze(-2).float(), T).permute(0, 2, 3, 1)
         taps = (C.float().unsqueeze(-2) * after).sum(-1).mT
-        carry, driven, kind = squares[-1].permute(1, 2, 0), after.flip(-2).permute(1, 2, 0), _DENSE
+        carry, driven, kind = squares[-1].permute(1, 2, 0), after.flip(-2).permute(1, 2, 0), _native.DENSE
     else:
         power = columns([square.mT for square in squares[:-1]], torch.ones_like(A.mT), T).permute(1, 0, 2)
         driven, ahead = power * B.mT, C.mT.unsqueeze(1) * (power * A.mT)
         taps = (C.mT.unsqueeze(1) * driven).sum(2)
-        driven, carry, kind = driven.flip(0), squares[-1].mT, _REAL
+        driven, carry, kind = driven.flip(0), squares[-1].mT, _native.REAL
         if A.is_complex():
             taps, ahead = taps.real, _pairs(ahead.conj())
-            driven, carry, kind = _pairs(driven), _pairs(carry), _COMPLEX
+            driven, carry, kind = _pairs(driven), _pairs(carry), _native.COMPLEX
     # D is one more tap at lag 0.
     taps = torch.cat([taps[:, :1] + D.unsqueeze(1), taps[:, 1:]], dim=1)
     taps, ahead, driven, carry = (part.float().contiguous() for part in (taps, ahead, driven, carry))
@@ -124,7 +122,7 @@ def _final_state(u: Tensor, last: Tensor, factors: _Factors, lengths: Tensor | N
     """The state after a row: that before its last chunk, and what the chunk adds."""
     T, length = factors.columns.shape[0], u.shape[1]
     before = last.mT
-    if factors.kind == _COMPLEX:
+    if factors.kind == _native.COMPLEX:
         before = torch.view_as_complex(before.unflatten(-1, (-1, 2)).contiguous())
     if lengths is None:
         count = (length - 1) % T + 1

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from longstate.ops import _dispatch
+from longstate.ops import _dispatch, _native
 from longstate.ops.lti_system import LTISystem, check_system
 
 
@@ -42,7 +42,8 @@ def lti_step(u_t: Tensor, state: Tensor, constants: StepConstants, *, backend: s
         u_t: Input (batch, H).
         state: (batch, H, N), or (batch, H, N, 2) for complex systems.
         constants: From `lti_constants`.
-        backend: "torch" (real arithmetic throughout), "reference", or "auto".
+        backend: "native" (compiled, float32 on a CPU, where no gradient is asked for), "torch" (real arithmetic
+            throughout), "reference", or "auto".
 
     Returns:
         Output (batch, channels, H) in the type of `u_t`, and the new state.
@@ -57,6 +58,8 @@ def lti_step(u_t: Tensor, state: Tensor, constants: StepConstants, *, backend: s
         >>> y.item(), state.item()
         (3.0, 3.0)
     """
+    if backend == "auto" and _why_not(u_t, state, constants) is None:
+        return _lti_step_native(u_t, state, constants)  # without the dispatch, which would take longer than the step
     return _dispatch.run("lti_step", backend, u_t.device, u_t, state, constants)
 
 
@@ -77,6 +80,22 @@ def _lti_step_torch(u_t: Tensor, state: Tensor, constants: StepConstants) -> tup
     return (y + D * u[:, None]).to(u_t.dtype), state
 
 
+def _why_not(u_t: Tensor, state: Tensor, constants: StepConstants) -> str | None:
+    return _native.why_not_at_once(u_t, state, *constants)
+
+
+def _lti_step_native(u_t: Tensor, state: Tensor, constants: StepConstants) -> tuple[Tensor, Tensor]:
+    A, B, C, D = constants
+    batch, H = u_t.shape
+    pairs = state.dim() == 4
+    N = state.shape[2] * 2 if pairs else state.shape[2]
+    kind = _native.COMPLEX if pairs else _native.DENSE if A.dim() == 3 else _native.REAL
+    y, new = u_t.new_empty(batch, C.shape[0], H), torch.empty_like(state)
+    pointers = [part.data_ptr() for part in (u_t, state, A, B, C, D, y, new)]
+    _native.run("longstate_lti_step", _native.LTIStep(batch, H, C.shape[0], N, kind, *pointers))
+    return y, new
+
+
 def lti_step_reference(u_t: Tensor, state: Tensor, constants: StepConstants) -> tuple[Tensor, Tensor]:
     """The equation with complex numbers, one matrix-vector product a feature."""
     is_complex = state.dim() == 4
@@ -91,6 +110,7 @@ def lti_step_reference(u_t: Tensor, state: Tensor, constants: StepConstants) -> 
 
 _dispatch.register(
     "lti_step",
+    _dispatch.Backend("native", _lti_step_native, _why_not),
     _dispatch.Backend("torch", _lti_step_torch, _dispatch.always),
     _dispatch.Backend("reference", lti_step_reference, _dispatch.always),
 )
