@@ -136,6 +136,23 @@ def test_half_precision_is_kept_or_widened(name: str, dtype: torch.dtype, tmp_pa
     assert json.loads((tmp_path / "back" / "config.json").read_text())["dtype"] == str(dtype).removeprefix("torch.")
 
 
+@pytest.mark.parametrize("name", ["mamba", "mamba2, groups", "falcon_mamba", "granite"])
+def test_wide_parameters_beside_narrow_ones(name: str, tmp_path: Path) -> None:
+    """A, D, steps and norms in float32, as training in mixed precision leaves them."""
+    tiny_models.save(name, tmp_path)
+    path = tmp_path / "model.safetensors"
+    wide = ("A_log", "mixer.D", "dt_bias", "dt_proj.bias", "norm.weight", "norm_f.weight")
+    weights = safetensors.torch.load_file(path)
+    mixed = {own: tensor if own.endswith(wide) else tensor.bfloat16() for own, tensor in weights.items()}
+    safetensors.torch.save_file(mixed, path)
+    model, wanted = load(tmp_path), load(tmp_path, torch.float64)(ids())
+    assert {tensor.dtype for tensor in model.state_dict().values()} == {torch.float32, torch.bfloat16}
+    assert_close(model(ids()).double(), wanted, 0.05)
+    _, state = model.forward_with_state(ids()[:, :7], model.initial_state(2))
+    assert_close(model.forward_with_state(ids()[:, 7:], state)[0].double(), wanted[:, 7:], 0.05)
+    assert_close(model.step(ids()[:, 7], state)[0].double(), wanted[:, 7], 0.05)
+
+
 def test_fused_experts(tmp_path: Path) -> None:
     theirs = tiny_models.save("jamba", tmp_path)
     fused = theirs.state_dict()

@@ -23,7 +23,7 @@ class Residual(CausalLayer[State], Generic[State]):
         dropout: Share of the branch's outputs dropped in training.
         norm_eps: What the norm adds to a variance.
         float32: Whether x is a sum in float32 beside parameters of half precision; the branch then computes in the
-            type of the norm's weight.
+            type of the layer's first parameter.
         scale: What the branch is multiplied by.
 
     Example:
@@ -63,7 +63,7 @@ class Residual(CausalLayer[State], Generic[State]):
         check_sequence(x, self.d_model)
         check_lengths(lengths, x)
         x = zero_padding(x, lengths)  # or the norm's backward would meet its NaN
-        x, h = _branch(self.norm, x, lengths, self.float32)
+        x, h = _branch(self.norm, self.layer, x, lengths, self.float32)
         return x + _scaled(self.dropout(self.layer(h, lengths=lengths, rate=rate, starts=starts)), self.scale)
 
     def initial_state(self, batch_size: int) -> State:
@@ -83,7 +83,7 @@ class Residual(CausalLayer[State], Generic[State]):
         check_sequence(x, self.d_model)
         check_lengths(lengths, x)
         x = zero_padding(x, lengths)
-        x, h = _branch(self.norm, x, lengths, self.float32)
+        x, h = _branch(self.norm, self.layer, x, lengths, self.float32)
         y, state = self.layer.forward_with_state(h, state, lengths=lengths, rate=rate, starts=starts)
         return x + _scaled(self.dropout(y), self.scale), state
 
@@ -95,7 +95,7 @@ class Residual(CausalLayer[State], Generic[State]):
         self, x_t: Tensor, state: State, *, rate: float | Tensor | None = None, constants: Any = None
     ) -> tuple[Tensor, State]:
         """One element, with the layer's state."""
-        x_t, h = _branch(self.norm, x_t, None, self.float32)
+        x_t, h = _branch(self.norm, self.layer, x_t, None, self.float32)
         y, state = self.layer.step(h, state, rate=rate, constants=constants)
         return x_t + _scaled(self.dropout(y), self.scale), state
 
@@ -111,7 +111,7 @@ class BidirectionalResidual(SequenceLayer):
         dropout: Share of the branch's outputs dropped in training.
         norm_eps: What the norm adds to a variance.
         float32: Whether x is a sum in float32 beside parameters of half precision; the branch then computes in the
-            type of the norm's weight.
+            type of the layer's first parameter.
         scale: What the branch is multiplied by.
     """
 
@@ -145,7 +145,7 @@ class BidirectionalResidual(SequenceLayer):
         check_sequence(x, self.d_model)
         check_lengths(lengths, x)
         x = zero_padding(x, lengths)  # or the norm's backward would meet its NaN
-        x, h = _branch(self.norm, x, lengths, self.float32)
+        x, h = _branch(self.norm, self.layer, x, lengths, self.float32)
         return x + _scaled(self.dropout(self.layer(h, lengths=lengths, rate=rate, starts=starts)), self.scale)
 
 
@@ -153,9 +153,11 @@ def _scaled(y: Tensor, scale: float) -> Tensor:
     return y if scale == 1.0 else y * scale
 
 
-def _branch(norm: nn.Module, x: Tensor, lengths: Tensor | None, float32: bool) -> tuple[Tensor, Tensor]:
+def _branch(
+    norm: nn.Module, layer: nn.Module, x: Tensor, lengths: Tensor | None, float32: bool
+) -> tuple[Tensor, Tensor]:
     """The sum as it is kept, and what enters the branch."""
     if not float32:
         return x, norm(x, lengths)
     x = x.to(torch.promote_types(x.dtype, torch.float32))
-    return x, norm(x, lengths).to(next(norm.parameters()).dtype)
+    return x, norm(x, lengths).to(next(layer.parameters(), x).dtype)

@@ -100,8 +100,7 @@ def save_hugging_face(model: LanguageModel, folder: str | Path) -> None:
         'Hugging Face transformers: Mamba'
     """
     description, plan = _described(model.config)
-    types = {str(tensor.dtype).removeprefix("torch.") for tensor in model.state_dict().values()}
-    description["dtype"] = types.pop() if len(types) == 1 else "float32"
+    description["dtype"] = str(model.embedding.weight.dtype).removeprefix("torch.")
     if model.config.end_ids:
         description["eos_token_id"] = list(model.config.end_ids)
         if len(model.config.end_ids) == 1:
