@@ -57,7 +57,7 @@ def parts(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> list[by
         >>> import torch
         >>> from longstate.models import tensors
         >>> [len(part) for part in tensors.parts({"a": torch.ones(3)}, {})]
-        [72, 12]
+        [64, 12]
     """
     # Wide types first, so that every tensor begins at a multiple of its width.
     ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))

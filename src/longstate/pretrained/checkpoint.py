@@ -154,7 +154,7 @@ class Checkpoint:
         if self.forgotten:
             raise InputError(
                 f"`{self.path}` holds {some(self.forgotten, 3)} besides the tensors of {what}, but what they do there "
-                "is not known; if they belong to something else, take one layer with `layer=` (--layer)."
+                "is not known; use the configuration saved with them, or take one layer with `layer=` (--layer)."
             )
 
 
