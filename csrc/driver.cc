@@ -1,0 +1,303 @@
+// Runs every kernel, forward and backward, on odd sizes against plain loops in double; without torch.
+//
+// Gradients are compared with those of the plain loops by differences: the loss is quadratic along every direction, or
+// smooth enough, and is computed in double. Prints one line a kernel and returns the number of failures. The tests
+// build it with the address and undefined-behaviour sanitizers.
+#include <cmath>
+#include <cstdio>
+#include <functional>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "longstate.h"
+
+namespace {
+
+std::mt19937 source(1);
+int failures = 0;
+
+std::vector<float> draw(int64_t count, float low = -1.f, float high = 1.f) {
+  std::uniform_real_distribution<float> uniform(low, high);
+  std::vector<float> x(count);
+  for (float& value : x) value = uniform(source);
+  return x;
+}
+
+// Exactly as large as they need be, and full of NaN: what a kernel forgets to write shows.
+std::vector<float> unwritten(int64_t count) { return std::vector<float>(count, NAN); }
+
+void expect(const std::string& what, double found, double wanted, double scale) {
+  if (std::abs(found - wanted) <= 1e-4 * scale + 1e-6) return;
+  std::printf("%s: found %g, wanted %g\n", what.c_str(), found, wanted);
+  failures++;
+}
+
+void compare(const std::string& what, const std::vector<float>& found, const std::vector<double>& wanted) {
+  double scale = 0;
+  for (double value : wanted) scale = std::fmax(scale, std::abs(value));
+  for (size_t i = 0; i < wanted.size(); i++) expect(what + "[" + std::to_string(i) + "]", found[i], wanted[i], scale);
+}
+
+// The derivative of `loss` along a random direction of `x`, against that of the gradient `slope`.
+void compare_slope(const std::string& what, std::vector<float>& x, const std::vector<float>& slope,
+                   const std::function<double()>& loss) {
+  const std::vector<float> way = draw(x.size()), before = x;
+  const double step = 1.0 / 256;  // exact in float32 where x is small
+  double along = 0, total = 0;
+  std::vector<double> moved(x.size());
+  for (size_t i = 0; i < x.size(); i++) x[i] = before[i] + static_cast<float>(step) * way[i];
+  for (size_t i = 0; i < x.size(); i++) moved[i] = x[i];
+  const double up = loss();
+  for (size_t i = 0; i < x.size(); i++) x[i] = before[i] - static_cast<float>(step) * way[i];
+  const double down = loss();
+  for (size_t i = 0; i < x.size(); i++) {
+    const double part = slope[i] * (moved[i] - x[i]);
+    along += part;
+    total += std::abs(part);
+  }
+  x = before;
+  if (std::isnan(along) || std::abs(along - (up - down)) > 2e-3 * total + 1e-6) {
+    std::printf("%s: the slope says %g, the difference is %g\n", what.c_str(), along, up - down);
+    failures++;
+  }
+}
+
+double sum_of(const std::vector<double>& x, const std::vector<float>& weights) {
+  double sum = 0;
+  for (size_t i = 0; i < x.size(); i++) sum += x[i] * weights[i];
+  return sum;
+}
+
+struct Size {
+  int64_t batch, length, features, states, channels;
+};
+
+std::vector<int64_t> some_lengths(const Size& size) {
+  std::vector<int64_t> lengths;
+  for (int64_t row = 0; row < size.batch; row++) lengths.push_back(row == 0 ? size.length : row == 1 ? 0 : size.length / 2);
+  return lengths;
+}
+
+void lti_scan(const Size& size, Carry kind) {
+  const int64_t B = size.batch, L = size.length, H = size.features, N = size.states, C = size.channels, T = 8;
+  const int64_t carries = kind == kDense ? N * N : N, parts = 2, group = T * longstate_lti_group();
+  std::vector<float> u = draw(B * L * H), taps = draw(C * T * H), rows = draw(C * T * N * H);
+  std::vector<float> columns = draw(T * N * H), carry = draw(carries * H, -0.5f, 0.5f), state = draw(B * N * H);
+  const std::vector<int64_t> lengths = some_lengths(size);
+  const std::vector<float> grad_y = draw(B * L * C * H), grad_last = draw(B * N * H);
+  std::vector<float> y = unwritten(B * L * C * H), last = unwritten(B * N * H);
+  std::vector<float> borders = unwritten((L + group - 1) / group * B * N * H);
+
+  // The outputs (0 after the valid ones) and the states before the last chunks, in double.
+  auto plain = [&](std::vector<double>& out, std::vector<double>& end) {
+    out.assign(y.size(), 0);
+    end.assign(last.size(), 0);
+    for (int64_t b = 0; b < B; b++)
+      for (int64_t h = 0; h < H; h++) {
+        std::vector<double> s(N), next(N);
+        for (int64_t n = 0; n < N; n++) s[n] = state[(b * N + n) * H + h];
+        for (int64_t begin = 0; begin < lengths[b] || begin == 0; begin += T) {
+          for (int64_t n = 0; n < N; n++) end[(b * N + n) * H + h] = s[n];
+          for (int64_t n = 0; n < N; n++) {
+            next[n] = 0;
+            for (int64_t t = 0; t < T && begin + t < lengths[b]; t++)
+              next[n] += double(columns[(t * N + n) * H + h]) * u[(b * L + begin + t) * H + h];
+            if (kind == kDense)
+              for (int64_t m = 0; m < N; m++) next[n] += carry[(n * N + m) * H + h] * s[m];
+            else if (kind == kReal)
+              next[n] += carry[n * H + h] * s[n];
+            else if (n % 2 == 0)
+              next[n] += carry[n * H + h] * s[n] - carry[(n + 1) * H + h] * s[n + 1];
+            else
+              next[n] += carry[(n - 1) * H + h] * s[n] + carry[n * H + h] * s[n - 1];
+          }
+          for (int64_t c = 0; c < C; c++)
+            for (int64_t t = 0; t < T && begin + t < lengths[b]; t++) {
+              double sum = 0;
+              for (int64_t l = 0; l <= t; l++)
+                sum += double(taps[(c * T + l) * H + h]) * u[(b * L + begin + t - l) * H + h];
+              for (int64_t n = 0; n < N; n++) sum += rows[((c * T + t) * N + n) * H + h] * s[n];
+              out[((b * L + begin + t) * C + c) * H + h] = sum;
+            }
+          s = next;
+        }
+      }
+  };
+  auto loss = [&]() {
+    std::vector<double> out, end;
+    plain(out, end);
+    return sum_of(out, grad_y) + sum_of(end, grad_last);
+  };
+
+  std::vector<float> grad_u = unwritten(u.size()), grad_state = unwritten(state.size());
+  std::vector<float> grad_taps = unwritten(parts * taps.size()), grad_rows = unwritten(parts * rows.size());
+  std::vector<float> grad_columns = unwritten(parts * columns.size()), grad_carry = unwritten(parts * carry.size());
+  LTIScan p{};
+  p.batch = B, p.length = L, p.features = H, p.channels = C, p.states = N, p.chunk = T, p.parts = parts, p.kind = kind;
+  p.u = {u.data(), L * H, H};
+  p.taps = taps.data(), p.rows = rows.data(), p.columns = columns.data(), p.carry = carry.data();
+  p.state = state.data(), p.lengths = lengths.data();
+  p.y = y.data(), p.last = last.data(), p.borders = borders.data();
+  p.grad_y = grad_y.data(), p.grad_last = grad_last.data(), p.grad_u = grad_u.data(), p.grad_state = grad_state.data();
+  p.grad_taps = grad_taps.data(), p.grad_rows = grad_rows.data();
+  p.grad_columns = grad_columns.data(), p.grad_carry = grad_carry.data();
+  longstate_lti_scan(&p, nullptr);
+  longstate_lti_scan_backward(&p, nullptr);
+
+  std::vector<double> out, end;
+  plain(out, end);
+  compare("lti_scan y", y, out);
+  compare("lti_scan last", last, end);
+  auto summed = [&](const std::vector<float>& all) {
+    std::vector<float> sum(all.begin(), all.begin() + all.size() / parts);
+    for (size_t i = 0; i < sum.size(); i++) sum[i] += all[sum.size() + i];
+    return sum;
+  };
+  compare_slope("lti_scan grad_u", u, grad_u, loss);
+  compare_slope("lti_scan grad_state", state, grad_state, loss);
+  compare_slope("lti_scan grad_taps", taps, summed(grad_taps), loss);
+  compare_slope("lti_scan grad_rows", rows, summed(grad_rows), loss);
+  compare_slope("lti_scan grad_columns", columns, summed(grad_columns), loss);
+  compare_slope("lti_scan grad_carry", carry, summed(grad_carry), loss);
+}
+
+void lti_step(const Size& size, Carry kind) {
+  const int64_t B = size.batch, H = size.features, N = size.states, C = size.channels;
+  const std::vector<float> u = draw(B * H), state = draw(B * H * N), A = draw(H * N * (kind == kDense ? N : 1));
+  const std::vector<float> in = draw(H * N), out = draw(C * H * N), D = draw(C * H);
+  std::vector<float> y = unwritten(B * C * H), next = unwritten(B * H * N);
+  LTIStep p{};
+  p.batch = B, p.features = H, p.channels = C, p.states = N, p.kind = kind;
+  p.u = u.data(), p.state = state.data(), p.A = A.data(), p.B = in.data(), p.C = out.data(), p.D = D.data();
+  p.y = y.data(), p.next = next.data();
+  longstate_lti_step(&p, nullptr);
+  std::vector<double> x(next.size()), seen(y.size());
+  for (int64_t b = 0; b < B; b++)
+    for (int64_t h = 0; h < H; h++) {
+      const float *s = &state[(b * H + h) * N], *a = &A[h * N * (kind == kDense ? N : 1)];
+      for (int64_t n = 0; n < N; n++) {
+        double sum = double(in[h * N + n]) * u[b * H + h];
+        if (kind == kDense)
+          for (int64_t m = 0; m < N; m++) sum += double(a[n * N + m]) * s[m];
+        else if (kind == kReal)
+          sum += double(a[n]) * s[n];
+        else
+          sum += n % 2 == 0 ? double(a[n]) * s[n] - double(a[n + 1]) * s[n + 1]
+                            : double(a[n - 1]) * s[n] + double(a[n]) * s[n - 1];
+        x[(b * H + h) * N + n] = sum;
+      }
+      for (int64_t c = 0; c < C; c++) {
+        double sum = double(D[c * H + h]) * u[b * H + h];
+        for (int64_t n = 0; n < N; n++)
+          sum += (kind == kComplex && n % 2 ? -1 : 1) * double(out[(c * H + h) * N + n]) * x[(b * H + h) * N + n];
+        seen[(b * C + c) * H + h] = sum;
+      }
+    }
+  compare("lti_step y", y, seen);
+  compare("lti_step next", next, x);
+}
+
+void selective_scan(const Size& size, int64_t groups, bool full) {
+  const int64_t B = size.batch, L = size.length, E = size.features * groups, N = size.states;
+  const int64_t tiles = longstate_selective_tiles(E, groups), block = longstate_selective_block();
+  std::vector<float> u = draw(B * L * E), dt = draw(B * L * E), z = draw(B * L * E), A = draw(E * N, -2.f, -0.1f);
+  std::vector<float> in = draw(B * L * groups * N), out = draw(B * L * groups * N), D = draw(E), bias = draw(E);
+  std::vector<float> state = draw(B * E * N);
+  const std::vector<int64_t> lengths = some_lengths(size);
+  std::vector<uint8_t> starts(B * L);
+  for (uint8_t& start : starts) start = source() % 8 == 0;
+  std::vector<float> grad_y = draw(B * L * E), grad_final = draw(B * E * N);
+
+  auto plain = [&](std::vector<double>& y, std::vector<double>& end) {
+    y.assign(B * L * E, 0);
+    end.assign(B * E * N, 0);
+    for (int64_t b = 0; b < B; b++)
+      for (int64_t e = 0; e < E; e++) {
+        std::vector<double> h(N);
+        for (int64_t n = 0; n < N; n++) h[n] = full ? state[(b * E + e) * N + n] : 0;
+        for (int64_t t = 0; t < lengths[b]; t++) {
+          const int64_t place = (b * L + t) * E + e, vector = ((b * L + t) * groups + e / size.features) * N;
+          const double step = std::log1p(std::exp(dt[place] + (full ? bias[e] : 0)));
+          double sum = full ? double(D[e]) * u[place] : 0;
+          for (int64_t n = 0; n < N; n++) {
+            if (starts[b * L + t]) h[n] = 0;
+            h[n] = std::exp(step * A[e * N + n]) * h[n] + step * u[place] * in[vector + n];
+            sum += h[n] * out[vector + n];
+          }
+          y[place] = full ? sum * z[place] / (1 + std::exp(-double(z[place]))) : sum;
+        }
+        for (int64_t n = 0; n < N; n++) end[(b * E + e) * N + n] = h[n];
+      }
+  };
+  auto loss = [&]() {
+    std::vector<double> y, end;
+    plain(y, end);
+    return sum_of(y, grad_y) + sum_of(end, grad_final);
+  };
+
+  std::vector<float> y = unwritten(B * L * E), final_state = unwritten(B * E * N);
+  std::vector<float> borders = unwritten(B * ((L + block - 1) / block) * E * N);
+  std::vector<float> grad_u = unwritten(u.size()), grad_dt = unwritten(u.size()), grad_z = unwritten(u.size());
+  std::vector<float> grad_A = unwritten(B * E * N), grad_D = unwritten(B * E), grad_bias = unwritten(B * E);
+  std::vector<float> grad_B = unwritten(tiles * B * L * N), grad_C = unwritten(tiles * B * L * N);
+  std::vector<float> grad_state = unwritten(B * E * N);
+  SelectiveScan p{};
+  p.batch = B, p.length = L, p.channels = E, p.states = N, p.groups = groups, p.softplus = 1;
+  p.u = {u.data(), L * E, E}, p.dt = {dt.data(), L * E, E};
+  p.B = {in.data(), L * groups * N, groups * N}, p.C = {out.data(), L * groups * N, groups * N};
+  p.A = A.data(), p.lengths = lengths.data(), p.starts = starts.data();
+  if (full) p.z = {z.data(), L * E, E}, p.D = D.data(), p.dt_bias = bias.data(), p.state = state.data();
+  p.y = y.data(), p.final_state = final_state.data(), p.borders = borders.data();
+  p.grad_y = grad_y.data(), p.grad_final = grad_final.data(), p.grad_u = grad_u.data(), p.grad_dt = grad_dt.data();
+  p.grad_z = grad_z.data(), p.grad_A = grad_A.data(), p.grad_D = grad_D.data(), p.grad_bias = grad_bias.data();
+  p.grad_B = grad_B.data(), p.grad_C = grad_C.data(), p.grad_state = grad_state.data();
+  longstate_selective_scan(&p, nullptr);
+  longstate_selective_scan_backward(&p, nullptr);
+
+  std::vector<double> seen, end;
+  plain(seen, end);
+  compare("selective_scan y", y, seen);
+  compare("selective_scan final_state", final_state, end);
+  auto over_rows = [&](const std::vector<float>& all) {
+    std::vector<float> sum(all.size() / B);
+    for (size_t i = 0; i < all.size(); i++) sum[i % sum.size()] += all[i];
+    return sum;
+  };
+  auto over_tiles = [&](const std::vector<float>& all) {
+    std::vector<float> sum(B * L * groups * N);
+    for (int64_t tile = 0; tile < tiles; tile++)
+      for (int64_t place = 0; place < B * L; place++)
+        for (int64_t n = 0; n < N; n++)
+          sum[(place * groups + tile / (tiles / groups)) * N + n] += all[(tile * B * L + place) * N + n];
+    return sum;
+  };
+  compare_slope("selective_scan grad_u", u, grad_u, loss);
+  compare_slope("selective_scan grad_dt", dt, grad_dt, loss);
+  compare_slope("selective_scan grad_A", A, over_rows(grad_A), loss);
+  compare_slope("selective_scan grad_B", in, over_tiles(grad_B), loss);
+  compare_slope("selective_scan grad_C", out, over_tiles(grad_C), loss);
+  if (!full) return;
+  compare_slope("selective_scan grad_z", z, grad_z, loss);
+  compare_slope("selective_scan grad_D", D, over_rows(grad_D), loss);
+  compare_slope("selective_scan grad_bias", bias, over_rows(grad_bias), loss);
+  compare_slope("selective_scan grad_state", state, grad_state, loss);
+}
+
+}  // namespace
+
+int main() {
+  for (Carry kind : {kReal, kComplex, kDense}) {
+    const int64_t even = kind == kComplex ? 6 : 5;
+    for (const Size& size : {Size{3, 1, 1, even, 1}, Size{3, 7, 5, even, 2}, Size{2, 8, 16, 2, 1},
+                             Size{4, 301, 19, even, 2}, Size{1, 129, 33, 10, 1}}) {
+      lti_scan(size, kind);
+      lti_step(size, kind);
+    }
+  }
+  for (const Size& size : {Size{3, 1, 1, 1, 1}, Size{3, 33, 5, 3, 1}, Size{2, 70, 67, 16, 1}})
+    for (int64_t groups : {1, 2})
+      for (bool full : {false, true}) selective_scan(size, groups, full);
+  std::printf("%s: %d failures\n", longstate_isa(), failures);
+  return failures != 0;
+}
