@@ -87,8 +87,8 @@ def test_every_error_is_listed_at_once_where_it_stands() -> None:
         "c.yaml: data.normalise: one of zscore, minmax or none is needed (got 'zscor')",
         "c.yaml: data.split.validation: `validation` is 0.7 beside a `test` of 0.5, but something has to train; "
         "choose them so that their sum is below 1.",
-        "c.yaml: model.kind: one of classifier, bidirectional_classifier, tagger, regressor or step_regressor is "
-        "needed (got 'clasifier')",
+        "c.yaml: model.kind: one of classifier, bidirectional_classifier, tagger, regressor or step_regressor, or "
+        "language_model is needed (got 'clasifier')",
         "c.yaml: model.backbone.d_model: an integer is needed (got 'wide')",
         "c.yaml: model.backbone.n_layers: one layer at least is needed (got 0)",
         "c.yaml: model.backbone.dropout: a share from 0 to below 1 is needed (got 1.0)",
@@ -112,7 +112,7 @@ def test_every_error_is_listed_at_once_where_it_stands() -> None:
     [
         ({"data": 5}, "c.yaml: data: a section of `name: value` lines is needed (got 5)"),
         ({"model": {"backbone": {"layer": 5}}}, "model.backbone.layer: a section of `name: value` lines is needed"),
-        ({"model": {"backbone": {"layer": {"kind": "s6"}}}}, "mixture_of_experts is needed (got 's6')"),
+        ({"model": {"backbone": {"layer": {"kind": "s6"}}}}, "block_state is needed (got 's6')"),
         ({"model": {"backbone": {"layer": {"init": "legt"}}}}, "layer.init: one of lin, inv, inv2, quad, legs, "),
         ({"model": {"backbone": {"layer": {"dt_min": 0.2}}}}, "layer.dt_min: `dt_min` is 0.2 and `dt_max` 0.1"),
         ({"model": {"backbone": {"layer": {"n_ssm": 7}}}}, "layer.n_ssm: `n_ssm` is 7, but a divisor of d_model=64"),

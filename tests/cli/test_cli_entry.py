@@ -11,7 +11,7 @@ import pytest
 from longstate._checks import InputError
 from longstate.cli.entry import main
 
-COMMANDS = ("demo", "fit", "evaluate", "predict", "stream", "convert", "info")
+COMMANDS = ("demo", "fit", "evaluate", "predict", "stream", "generate", "convert", "info")
 
 
 def children_seconds() -> float:

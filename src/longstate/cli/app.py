@@ -41,15 +41,24 @@ def common(
 
 @app.command()
 def demo(
-    output: Annotated[Path, typer.Option(help="Folder for the model, the log and the pictures.")] = Path(
-        "longstate-demo"
-    ),
-    epochs: Annotated[int | None, typer.Option(help="Shorter or longer training.", show_default=False)] = None,
+    what: Annotated[
+        str, typer.Argument(metavar="[WHAT]", help="watch (recordings of exercises) or text (a language model).")
+    ] = "watch",
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Folder for everything; default: longstate-demo, longstate-demo-text.", show_default=False),
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="Of watch: shorter or longer training.", show_default=False)
+    ] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="Of text: minutes of training; default: 2.", show_default=False)
+    ] = None,
 ) -> None:
-    """Train on eight people's exercises, test on two unseen ones, then stream one of their recordings."""
-    from longstate.cli.demo import run_demo
+    """Train on eight people's exercises and stream one of two others'; or learn to write Python from Python."""
+    from longstate.cli.demo import run_any_demo
 
-    run_demo(output, epochs=epochs)
+    run_any_demo(what, output, epochs=epochs, minutes=minutes)
 
 
 @app.command()
@@ -58,7 +67,8 @@ def fit(
         str,
         typer.Argument(
             metavar="CONFIG",
-            help="A YAML file; or a source to train on with the defaults: watch, manifest.csv, X.ts, X.tsv, task:NAME.",
+            help="A YAML file; or a source to train on with the defaults: watch, manifest.csv, X.ts, X.tsv, task:NAME, "
+            "X.txt, X.jsonl.",
             show_default=False,
         ),
     ],
@@ -91,7 +101,7 @@ def fit(
 def evaluate(
     model: Model,
     source: Annotated[
-        str, typer.Argument(metavar="SOURCE", help="Labelled recordings: watch, manifest.csv, X.ts, X.tsv.")
+        str, typer.Argument(metavar="SOURCE", help="Labelled recordings: watch, manifest.csv, X.ts, X.tsv; or text.")
     ],
     split: Annotated[
         str | None,
@@ -100,11 +110,19 @@ def evaluate(
     json: Json = False,
     device: Device = "auto",
     batch_size: BatchSize = 32,
+    context: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Tokens after which a language model forgets within a document, 0 for never; default: as in training.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """How good a model is: accuracy, macro-F1, the confusion matrix, and accuracy by length."""
     from longstate.cli.evaluate import run_evaluate
 
-    run_evaluate(model, source, split=split, device=device, batch_size=batch_size, as_json=json)
+    run_evaluate(model, source, split=split, context=context, device=device, batch_size=batch_size, as_json=json)
 
 
 @app.command()
@@ -138,6 +156,49 @@ def stream(
     from longstate.cli.stream import run_stream
 
     run_stream(model, raw=raw, every=every, state=state)
+
+
+@app.command()
+def generate(
+    model: Model,
+    prompt: Annotated[str | None, typer.Option(help="Text to go on from.", show_default=False)] = None,
+    prompt_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A file with that text instead.", show_default=False)
+    ] = None,
+    begin: Annotated[bool, typer.Option("--begin", help="The prompt begins a document.")] = False,
+    max_new_tokens: Annotated[int, typer.Option(help="At most so many.")] = 256,
+    greedy: Annotated[bool, typer.Option("--greedy", help="The most probable token each time.")] = False,
+    temperature: Annotated[float, typer.Option(help="Below 1 sharper, above 1 flatter.")] = 1.0,
+    top_k: Annotated[int | None, typer.Option(help="Keep the k most probable tokens.", show_default=False)] = None,
+    top_p: Annotated[
+        float | None, typer.Option(help="Keep the fewest tokens that have this share together.", show_default=False)
+    ] = None,
+    min_p: Annotated[
+        float | None, typer.Option(help="Keep tokens of this share of the best one's.", show_default=False)
+    ] = None,
+    repetition_penalty: Annotated[float, typer.Option(help="Above 1 against what was there before.")] = 1.0,
+    stop: Annotated[
+        list[str] | None,
+        typer.Option(metavar="STRING", help="End before this string (any number of times).", show_default=False),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of chance.")] = 0,
+    json: Json = False,
+    device: Device = "auto",
+) -> None:
+    """Text from a language model, as it comes."""
+    from longstate.cli.generate import Wanted, run_generate
+    from longstate.inference import Sampling
+
+    sampling = Sampling(
+        greedy=greedy,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+    )
+    wanted = Wanted(prompt, prompt_file, begin, max_new_tokens, tuple(stop or ()), seed)
+    run_generate(model, wanted, sampling, device=device, as_json=json)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""YAML and dotted overrides to a `FitConfig`, with every error at once and where it is."""
+"""YAML and dotted overrides to a `FitConfig` or a `TextFitConfig`, with every error at once and where it is."""
 
 import copy
 import dataclasses
@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 from longstate._checks import InputError
 from longstate.cli.config import FitConfig
 from longstate.cli.problems import Problem, Tree, line, said
-from longstate.cli.validation import validate
+from longstate.cli.text_config import TextFitConfig
+from longstate.cli.validation import is_text, validate
 
 
 class Plan(NamedTuple):
@@ -22,8 +23,15 @@ class Plan(NamedTuple):
     tree: Tree
 
 
-def read_config(path: Path, overrides: Mapping[str, Any] | None = None) -> Plan:
-    """The configuration in a YAML file, with overrides.
+class TextPlan(NamedTuple):
+    """A configuration of a language model, and the tree it comes from."""
+
+    config: TextFitConfig
+    tree: Tree
+
+
+def read_config(path: Path, overrides: Mapping[str, Any] | None = None) -> Plan | TextPlan:
+    """The configuration in a YAML file, with overrides; `model.kind` says of what.
 
     Args:
         path: Of the file.
@@ -41,7 +49,24 @@ def read_config(path: Path, overrides: Mapping[str, Any] | None = None) -> Plan:
         raise InputError(
             f"{path} holds {said(tree)}, but sections such as `data:` and `model:` are needed; docs/fit.md lists them."
         )
-    return config_from_tree(tree, str(path), overrides)
+    return plan_from_tree(tree, str(path), overrides)
+
+
+def plan_from_tree(tree: Tree, source: str, overrides: Mapping[str, Any] | None = None) -> Plan | TextPlan:
+    """The configuration that a tree holds, of a language model or of another one, as `model.kind` says."""
+    changed, _ = with_values(tree, overrides or {})
+    return (text_config_from_tree if is_text(changed) else config_from_tree)(tree, source, overrides)
+
+
+def text_config_from_tree(tree: Tree, source: str, overrides: Mapping[str, Any] | None = None) -> TextPlan:
+    """The configuration of a language model that a tree holds; as `config_from_tree`."""
+    given = overrides or {}
+    tree, problems = with_values(tree, given)
+    config, more = validate(tree, TextFitConfig)
+    problems += more
+    if problems or config is None:
+        raise InputError("\n".join(line(problem, source, given) for problem in problems))
+    return TextPlan(config, tree)
 
 
 def config_from_tree(tree: Tree, source: str, overrides: Mapping[str, Any] | None = None) -> Plan:
@@ -57,12 +82,12 @@ def config_from_tree(tree: Tree, source: str, overrides: Mapping[str, Any] | Non
     """
     given = overrides or {}
     tree, problems = with_values(tree, given)
-    config, more = validate(tree)
+    config, more = validate(tree, FitConfig)
     problems += more
     candidates: dict[str, FitConfig] = {}
     for number, candidate in enumerate(config.evaluation.candidates if config is not None else ()):
         changed, wrong = with_values(tree, candidate.set)
-        chosen, more = validate(changed)
+        chosen, more = validate(changed, FitConfig)
         if chosen is not None:
             candidates[candidate.name] = chosen
         place = ("evaluation", "candidates", str(number), "set")
@@ -100,7 +125,7 @@ def parse_yaml(text: str, source: str) -> Any:
         ) from error
 
 
-def to_tree(config: FitConfig) -> Tree:
+def to_tree(config: FitConfig | TextFitConfig) -> Tree:
     """A configuration as plain dictionaries and lists, every default included."""
     return json.loads(json.dumps(dataclasses.asdict(config)))
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from longstate import data, ops, training
-from longstate._checks import InputError
+from longstate._checks import InputError, check_choice
 from longstate.cli import watch
 from longstate.cli.config_file import Plan, config_from_tree, to_yaml
 from longstate.cli.evaluate import print_evaluation
@@ -33,6 +33,35 @@ FOREST = 0.864
 """Accuracy of a random forest on summary statistics (means, deviations, ranges), each person left out in turn."""
 
 MARK = "demo.json"
+
+
+def run_any_demo(what: str, output: Path | None, *, epochs: int | None, minutes: float | None) -> None:
+    """Run the demo of recordings ("watch") or of a language model ("text").
+
+    Args:
+        what: Which.
+        output: Folder for everything; its own for each demo if None.
+        epochs: Of "watch", instead of the tuned number.
+        minutes: Of "text", instead of 2.
+
+    Raises:
+        InputError: If there is no such demo, or an option of the other one is given.
+    """
+    check_choice(what, ("watch", "text"), name="WHAT")
+    if what == "watch":
+        if minutes is not None:
+            raise InputError(
+                f"`--minutes` is {minutes:g}, but the demo watch counts epochs; give --epochs, or demo text."
+            )
+        run_demo(Path("longstate-demo") if output is None else output, epochs=epochs)
+        return
+    if epochs is not None:
+        raise InputError(f"`--epochs` is {epochs}, but the demo text counts minutes; give --minutes, or demo watch.")
+    from longstate.cli.demo_text import run_demo_text
+
+    run_demo_text(
+        Path("longstate-demo-text") if output is None else output, minutes=2.0 if minutes is None else minutes
+    )
 
 
 def run_demo(output: Path, *, epochs: int | None) -> None:

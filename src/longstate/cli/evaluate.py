@@ -4,26 +4,48 @@ import sys
 from pathlib import Path
 
 from longstate import ops, training
+from longstate._checks import InputError
 from longstate.cli.config import task_of
 from longstate.cli.console import print_json, print_table
-from longstate.cli.trained import load_trained, part_of, read_for, rows_named
+from longstate.cli.trained import is_language_model, load_language_model, load_trained, part_of, read_for, rows_named
 
 UP_TO = 20
 """Classes of which the whole confusion matrix is printed."""
 
 
-def run_evaluate(folder: Path, source: str, *, split: str | None, device: str, batch_size: int, as_json: bool) -> None:
+def run_evaluate(
+    folder: Path,
+    source: str,
+    *,
+    split: str | None,
+    context: int | None,
+    device: str,
+    batch_size: int,
+    as_json: bool,
+) -> None:
     """Judge a model and print how good it is.
 
     Args:
         folder: The saved model.
         source: Labelled recordings.
         split: Their part: "train", "validation", "test" or "all"; if None "test" where the source names one, else all.
+        context: For a language model, tokens after which it forgets within a document.
         device: "auto", "cpu", "cuda" or "mps".
         batch_size: Recordings at once.
         as_json: Print JSON and nothing else.
     """
     ops.set_up_allocator()
+    if is_language_model(folder):
+        from longstate.cli.evaluate_text import evaluate_language_model
+
+        text = load_language_model(folder, device=device)
+        evaluate_language_model(text, source, split=split, context=context, batch_size=batch_size, as_json=as_json)
+        return
+    if context is not None:
+        raise InputError(
+            f"`--context` is {context}, but it counts the tokens of a language model, and {folder} holds none; leave "
+            "it out."
+        )
     trained = load_trained(folder, device=device)
     recordings = read_for(trained.model, source, task_of(trained.model.config.kind))
     part = split or ("test" if "test" in recordings.splits else "all")

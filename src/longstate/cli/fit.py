@@ -11,18 +11,21 @@ import numpy as np
 from longstate import ops, training
 from longstate.cli import watch
 from longstate.cli.config import FitConfig, kind_of
-from longstate.cli.config_file import Plan, config_from_tree, parse_override, read_config, to_tree, to_yaml
+from longstate.cli.config_file import Plan, TextPlan, parse_override, plan_from_tree, read_config, to_tree, to_yaml
 from longstate.cli.evaluate import UP_TO, print_evaluation
+from longstate.cli.fit_text import fit_documents
 from longstate.cli.folds import leave_one_group_out
 from longstate.cli.prepare import divide, read_source
 from longstate.cli.runs import Options, Run, facts, train
 from longstate.cli.trained import pick_device, write_facts
 from longstate.data import synthetic
+from longstate.data.text_source import JSON_LINES, TEXT_SUFFIXES
 from longstate.diagnostics.plots import draw_confusion
 from longstate.models import atomic
 from longstate.training.lightning_door import is_main_process
 
 YAML = (".yaml", ".yml")
+TEXT = (*TEXT_SUFFIXES, *JSON_LINES)
 
 
 def run_fit(
@@ -38,7 +41,7 @@ def run_fit(
     """Train what a configuration, or a bare source of recordings, describes.
 
     Args:
-        config: A YAML file, or a source of recordings to train on with the defaults.
+        config: A YAML file, or a source of recordings or a text to train on with the defaults.
         overrides: `dotted.path=value`.
         output: Folder of the run, instead of the configuration's.
         device: Instead of `training.device`.
@@ -62,7 +65,9 @@ def run_fit(
         return
     pick_device(plan.config.training.device)
     try:
-        if plan.config.evaluation.protocol == "leave_one_group_out":
+        if isinstance(plan, TextPlan):
+            fit_documents(plan, options)
+        elif plan.config.evaluation.protocol == "leave_one_group_out":
             leave_one_group_out(plan, options)
         else:
             holdout(plan, options)
@@ -75,8 +80,8 @@ def run_fit(
         raise SystemExit(130) from None
 
 
-def read_plan(config: str, overrides: Mapping[str, Any]) -> Plan:
-    """The plan in a YAML file, or the defaults for a source of recordings."""
+def read_plan(config: str, overrides: Mapping[str, Any]) -> Plan | TextPlan:
+    """The plan in a YAML file, or the defaults for a source of recordings or a text."""
     if config.lower().endswith(YAML):
         return read_config(Path(config), overrides)
     name = (config.partition(":")[2] or config).partition("?")[0]
@@ -88,7 +93,9 @@ def read_plan(config: str, overrides: Mapping[str, Any]) -> Plan:
         tuned = {"model": watch.MODEL, "training": watch.TRAINING}
     elif config.startswith(synthetic.PREFIX):
         tuned = {"model": {"kind": kind_of(synthetic.labels_of(config))}}
-    return config_from_tree({"data": {"source": config}, **tuned, "output": f"runs/{stem}"}, "the defaults", overrides)
+    elif name.lower().endswith(TEXT):
+        tuned = {"model": {"kind": "language_model"}}
+    return plan_from_tree({"data": {"source": config}, **tuned, "output": f"runs/{stem}"}, "the defaults", overrides)
 
 
 def holdout(plan: Plan, options: Options) -> None:

@@ -36,13 +36,15 @@ def run_info(folder: Path | None, *, as_json: bool) -> None:
 
 
 def machine_facts() -> dict[str, object]:
-    """Versions, threads, memory and devices."""
+    """Versions, the instruction set of the compiled kernels, threads, memory and devices."""
     import torch
 
     import longstate
+    from longstate.ops import _native
 
     return {
         "longstate": longstate.__version__,
+        "compiled_kernels": _native.instruction_set() or "not built",
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": metadata.version("numpy"),
@@ -87,7 +89,9 @@ def model_facts(folder: Path) -> dict[str, object]:
         "saved_size_bytes": sum(path.stat().st_size for path in folder.iterdir() if path.is_file()),
         "stream_state_bytes": state_bytes(model),
     }
-    return facts | {name: value for name, value in read_facts(folder).items() if name != "parts"}
+    return facts | {
+        name: value for name, value in read_facts(folder).items() if name not in ("parts", "text", "digests")
+    }
 
 
 def _described(model: "Model | SequenceLayer | ImageClassifier", folder: Path) -> dict[str, object]:

@@ -7,8 +7,6 @@ import types
 from collections.abc import Container, Mapping, Sequence
 from typing import Any, NamedTuple, Union, get_args, get_origin, get_type_hints
 
-from longstate.cli.config import FitConfig
-
 Tree = dict[str, Any]
 Path = tuple[str, ...]
 
@@ -60,17 +58,18 @@ def at(tree: Any, path: Sequence[str | int]) -> Any:
     return tree
 
 
-def translated(entry: Mapping[str, Any], tree: Tree) -> Problem | None:
+def translated(entry: Mapping[str, Any], tree: Tree, root: type) -> Problem | None:
     """One of pydantic's errors.
 
     Args:
         entry: Of `ValidationError.errors()`.
         tree: What was validated.
+        root: What it was to be.
 
     Returns:
         The problem, or None if it is about a member of a union that was not meant: its `kind` is another.
     """
-    wanted: Any = FitConfig
+    wanted: Any = root
     owner: Any = None
     place: list[str | int] = []
     for part in entry["loc"]:
@@ -110,6 +109,8 @@ def _told(entry: Mapping[str, Any], path: Path, section: Any) -> Problem:
         return named(entry["ctx"]["error"], [(path, section)])
     if kind == "literal_error":
         choices = entry["ctx"]["expected"].replace("'", "")
+        if path == ("model", "kind"):  # its configuration is another one
+            choices += ", or language_model"
         return Problem(path, f"one of {choices} is needed", came)
     return Problem(path, _WANTED[kind] if kind in _WANTED else entry["msg"], came)
 

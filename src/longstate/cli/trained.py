@@ -44,6 +44,37 @@ def load_trained(folder: Path, *, device: str = "auto") -> Trained:
     return Trained(model, folder, read_facts(folder))
 
 
+class TrainedText(NamedTuple):
+    """A language model, its folder, and the facts of its training."""
+
+    model: models.LanguageModel
+    folder: Path
+    facts: dict[str, Any]
+
+
+def load_language_model(folder: Path, *, device: str = "auto") -> TrainedText:
+    """Load a language model, or the one in the `model` folder of a run; otherwise as `load_trained`."""
+    inner = folder / "model"
+    folder = inner if inner.is_dir() else folder
+    model = models.load(folder)
+    if not isinstance(model, models.LanguageModel):
+        raise InputError(
+            f"`{folder}` holds a {type(model).__name__}, but a language model is needed; train one with "
+            "`longstate fit TEXT`, or use `longstate predict` with this one."
+        )
+    return TrainedText(model.to(pick_device(device)), folder, read_facts(folder))
+
+
+def is_language_model(folder: Path) -> bool:
+    """Whether a folder (or the `model` in it) says that it holds a language model; whether it does, loading tells."""
+    inner = folder / "model"
+    path = (inner if inner.is_dir() else folder) / "config.json"
+    try:
+        return "language_model" in json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return False
+
+
 def read_facts(folder: Path) -> dict[str, Any]:
     """What `write_facts` wrote beside a model; nothing if there is nothing."""
     path = folder / FACTS

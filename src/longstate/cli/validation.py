@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -10,6 +10,7 @@ from longstate import models
 from longstate._checks import InputError
 from longstate.cli.config import FitConfig
 from longstate.cli.problems import Path, Problem, Tree, at, named, said, translated
+from longstate.cli.text_config import STACK, TextFitConfig
 
 _SECTIONS = (
     ("data",),
@@ -24,7 +25,15 @@ _BACKBONE = ("model", "backbone")
 _LAYER = (*_BACKBONE, "layer")
 
 
-def validate(tree: Tree) -> tuple[FitConfig | None, list[Problem]]:
+Config = TypeVar("Config", FitConfig, TextFitConfig)
+
+
+def is_text(tree: Tree) -> bool:
+    """Whether a tree is about a language model, and so a `TextFitConfig`."""
+    return at(tree, ("model", "kind")) == "language_model"
+
+
+def validate(tree: Tree, root: type[Config]) -> tuple[Config | None, list[Problem]]:
     """The configuration in a tree, or everything that is wrong with it.
 
     pydantic lists all wrong names and types at once, but a check across values (a `__post_init__`, the building of a
@@ -32,14 +41,15 @@ def validate(tree: Tree) -> tuple[FitConfig | None, list[Problem]]:
 
     Args:
         tree: Plain values; not changed.
+        root: What it is to be.
 
     Returns:
         The configuration (None if anything is wrong), and the problems.
     """
-    tree = _prepared(tree)
+    tree = _prepared(tree, root)
     found: dict[Path, Problem] = {}
     while True:
-        config, problems = _parse(tree)
+        config, problems = _parse(tree, root)
         if config is not None:
             problems = _build_problems(config, tree)
         fresh = {problem.path: problem for problem in problems if problem.path not in found}
@@ -49,7 +59,7 @@ def validate(tree: Tree) -> tuple[FitConfig | None, list[Problem]]:
             return (None if found else config), list(found.values())
 
 
-def _parse(tree: Tree) -> tuple[FitConfig | None, list[Problem]]:
+def _parse(tree: Tree, root: type[Config]) -> tuple[Config | None, list[Problem]]:
     try:
         import pydantic
     except ModuleNotFoundError as error:
@@ -57,29 +67,36 @@ def _parse(tree: Tree) -> tuple[FitConfig | None, list[Problem]]:
             "a configuration is checked with pydantic, which is not installed; run pip install 'longstate[cli]'"
         ) from error
     try:
-        return pydantic.TypeAdapter(FitConfig).validate_json(json.dumps(tree), strict=True), []
+        return pydantic.TypeAdapter(root).validate_json(json.dumps(tree), strict=True), []
     except pydantic.ValidationError as error:
-        located = [translated(entry, tree) for entry in error.errors(include_url=False)]
+        located = [translated(entry, tree, root) for entry in error.errors(include_url=False)]
         return None, [problem for problem in located if problem is not None]
 
 
-def _prepared(tree: Tree) -> Tree:
-    """A copy in which an empty section is a section, groups are names, and a layer says its kind."""
+def _prepared(tree: Tree, root: type[Config]) -> Tree:
+    """A copy in which an empty section is a section, groups are names, and a layer says its kind.
+
+    What is not said of a language model's stack is that of `STACK`.
+    """
     tree = json.loads(json.dumps(tree, default=str))
     for path in _SECTIONS:
         parent = at(tree, path[:-1])
         if isinstance(parent, dict) and path[-1] in parent and parent[path[-1]] is None:
             parent[path[-1]] = {}
+    stack = models.BackboneConfig()
+    if root is TextFitConfig and isinstance(at(tree, _BACKBONE), dict):
+        stack = STACK
+        tree["model"]["backbone"] = {**json.loads(json.dumps(dataclasses.asdict(STACK))), **tree["model"]["backbone"]}
     layer, split = at(tree, _LAYER), at(tree, ("data", "split"))
     if isinstance(layer, dict):
-        layer.setdefault("kind", models.BackboneConfig().layer.kind)
+        layer.setdefault("kind", stack.layer.kind)
     for name in ("validation_groups", "test_groups"):
         if isinstance(split, dict) and isinstance(split.get(name), list):
             split[name] = [str(group) if isinstance(group, int | float) else group for group in split[name]]
     return tree
 
 
-def _build_problems(config: FitConfig, tree: Tree) -> list[Problem]:
+def _build_problems(config: FitConfig | TextFitConfig, tree: Tree) -> list[Problem]:
     """What the layers say of their sizes: one of them is built, for one channel."""
     backbone = config.model.backbone
     pattern = {(*_BACKBONE, "pattern", str(place)): layer for place, layer in enumerate(backbone.pattern)}

@@ -111,7 +111,7 @@ def streamed_loss(model: LanguageModel, batch: TokenBatch, state: Any) -> tuple[
     if state is None:
         state = model.initial_state(len(batch.ids))
     state = _pytree.tree_map(lambda leaf: leaf[: len(batch.ids)], state)
-    logits, state = model.forward_with_state(batch.ids, state, starts=batch.starts)
+    logits, state = model.forward_with_state(batch.ids, state, starts=starts_of(batch))
     return token_loss(logits, batch.targets), state
 
 
@@ -128,6 +128,11 @@ def token_loss(logits: Tensor, targets: Tensor) -> Tensor:
         ignore_index=NOT_COUNTED,
         reduction="sum",
     )
+
+
+def starts_of(batch: TokenBatch) -> Tensor | None:
+    """Where documents begin in a batch; None if none does, since layers are faster without."""
+    return batch.starts if bool(batch.starts.any()) else None
 
 
 def end_token(model: LanguageModel) -> int:

@@ -11,7 +11,7 @@ from longstate.data import Documents, TokenBatch, TokenRows, TokenStreams
 from longstate.data.token_batches import NOT_COUNTED
 from longstate.models import LanguageModel
 from longstate.training.config import TextTrainingConfig
-from longstate.training.evaluate_text import end_token, perplexity, streamed_loss, token_loss
+from longstate.training.evaluate_text import end_token, perplexity, starts_of, streamed_loss, token_loss
 from longstate.training.loaders import TrainingRows
 from longstate.training.run_module import Measures, RunModule, wide_sums
 from longstate.training.standing import Standing
@@ -93,7 +93,7 @@ class TextModule(RunModule):
     def training_step(self, batch: TokenBatch, batch_idx: int) -> Tensor:
         """The mean loss of the tokens of a batch."""
         self.seed_step()
-        logits = self._carried(batch) if self.config.carry_state else self.model(batch.ids, starts=batch.starts)
+        logits = self._carried(batch) if self.config.carry_state else self.model(batch.ids, starts=starts_of(batch))
         loss = token_loss(logits, batch.targets)
         count = (batch.targets != NOT_COUNTED).sum()
         self.count(_sums(loss, count))
@@ -110,7 +110,7 @@ class TextModule(RunModule):
         if self.standing.batch:
             _, structure = _pytree.tree_flatten(state)
             state = _pytree.tree_unflatten([leaf.to(self.device) for leaf in self.carried], structure)
-        logits, state = self.model.forward_with_state(batch.ids, state, starts=batch.starts)
+        logits, state = self.model.forward_with_state(batch.ids, state, starts=starts_of(batch))
         self.carried = tuple(leaf.detach() for leaf in _pytree.tree_leaves(state))
         return logits
 
