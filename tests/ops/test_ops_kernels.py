@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 import longstate
+from longstate.cli.info import machine_facts
+from longstate.ops import _native
 
 SOURCES = Path(__file__).parents[2] / "csrc"
 KERNELS = sorted(path for path in SOURCES.glob("*.cc") if path.stem not in ("dispatch", "driver"))
@@ -82,6 +84,11 @@ def test_products_keep_their_sums_in_registers(tmp_path: Path) -> None:
     assert sum(not re.search(stores, block) for block in products) > 4
 
 
+def test_info_says_which_kernels_run() -> None:
+    facts = machine_facts()
+    assert facts["compiled_kernels"] == (_native.instruction_set() or "not built")
+
+
 def test_without_the_library_torch_does_the_work(tmp_path: Path) -> None:
     """A copy of the package as it is installed where there is no compiler."""
     left_out = shutil.ignore_patterns("*.so", "*.dylib", "*.dll", "__pycache__")
@@ -96,7 +103,9 @@ from longstate import ops
 from longstate.ops import _native
 
 assert longstate.__file__.startswith(FOLDER), longstate.__file__
-assert _native.library() is None and _native.instruction_set() is None
+from longstate.cli.info import machine_facts
+
+assert _native.library() is None and machine_facts()["compiled_kernels"] == "not built"
 torch.manual_seed(0)
 for layer in (longstate.S4D(16, 8), longstate.S4(4, 8), longstate.Mamba(8)):
     x = torch.randn(2, 40, layer.d_model, requires_grad=True)
