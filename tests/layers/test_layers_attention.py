@@ -61,9 +61,10 @@ def test_a_cache_grows_with_what_the_longest_row_has_seen() -> None:
     assert torch.equal(state.position[2], torch.tensor([-1, -1, -1, 0, 1, 2, 3]))
 
 
+@pytest.mark.parametrize("d_shared", [None, 3])
 @pytest.mark.parametrize("normalise", [False, True])
-def test_experts_are_the_weighted_sum_of_the_chosen_maps(normalise: bool) -> None:
-    layer = MixtureOfExperts(4, 6, n_experts=5, top_k=2, normalise=normalise).double()
+def test_experts_are_the_weighted_sum_of_the_chosen_maps(normalise: bool, d_shared: int | None) -> None:
+    layer = MixtureOfExperts(4, 6, n_experts=5, top_k=2, normalise=normalise, d_shared=d_shared).double()
     x = torch.randn(2, 7, 4, dtype=torch.float64)
     expected = torch.zeros_like(x)
     for b in range(2):
@@ -74,6 +75,8 @@ def test_experts_are_the_weighted_sum_of_the_chosen_maps(normalise: bool) -> Non
             for e in best:
                 value, gate = (layer.in_proj[e] @ x[b, t]).chunk(2)
                 expected[b, t] += p[e] / total * (layer.out_proj[e] @ (value * F.silu(gate)))
+    if layer.shared is not None:
+        expected = expected + layer.shared(x)
     assert torch.allclose(layer(x), expected, atol=1e-12)
     assert torch.allclose(torch.compile(layer, backend="eager", fullgraph=True)(x), expected, atol=1e-12)
 

@@ -77,7 +77,11 @@ class MixtureOfExperts(ElementwiseLayer):
             self.shared = FeedForward(d_model, d_shared, activation=activation, bias=False)
 
     def map_elements(self, x: Tensor) -> Tensor:
-        """The weighted sum of the chosen experts."""
+        """The weighted sum of the chosen experts, and what all elements share."""
+        y = self._mix(x)
+        return y if self.shared is None else y + self.shared.map_elements(x)
+
+    def _mix(self, x: Tensor) -> Tensor:
         logits = self.router(x)
         probability = torch.softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), dim=-1)
         weight, chosen = probability.topk(self.top_k, dim=-1)
