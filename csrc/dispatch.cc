@@ -9,6 +9,7 @@ typedef int64_t (*tiles_fn)(int64_t, int64_t);
 typedef void (*selective_fn)(const SelectiveScan*, int64_t, int64_t);
 typedef void (*lti_fn)(const LTIScan*, int64_t, int64_t);
 typedef void (*lti_step_fn)(const LTIStep*, int64_t, int64_t);
+typedef void (*conv1d_fn)(const CausalConv1d*, int64_t, int64_t);
 
 #define DECLARE(isa)                                                                    \
   int64_t longstate_selective_block_##isa();                                            \
@@ -19,7 +20,10 @@ typedef void (*lti_step_fn)(const LTIStep*, int64_t, int64_t);
   int64_t longstate_lti_group_##isa();                                                  \
   void longstate_lti_forward_##isa(const LTIScan*, int64_t, int64_t);                   \
   void longstate_lti_backward_##isa(const LTIScan*, int64_t, int64_t);                  \
-  void longstate_lti_step_##isa(const LTIStep*, int64_t, int64_t);
+  void longstate_lti_step_##isa(const LTIStep*, int64_t, int64_t);                      \
+  int64_t longstate_conv1d_tile_##isa();                                                \
+  void longstate_conv1d_forward_##isa(const CausalConv1d*, int64_t, int64_t);           \
+  void longstate_conv1d_backward_##isa(const CausalConv1d*, int64_t, int64_t);
 
 extern "C" {
 DECLARE(base)
@@ -41,13 +45,16 @@ struct Kernels {
   count_fn lanes, lti_group;
   lti_fn lti_forward, lti_backward;
   lti_step_fn lti_step;
+  count_fn conv1d_tile;
+  conv1d_fn conv1d_forward, conv1d_backward;
 };
 
 #define KERNELS(isa)                                                                                            \
   Kernels {                                                                                                     \
     #isa, longstate_selective_block_##isa, longstate_selective_tiles_##isa, longstate_selective_forward_##isa,  \
         longstate_selective_backward_##isa, longstate_lanes_##isa, longstate_lti_group_##isa,                   \
-        longstate_lti_forward_##isa, longstate_lti_backward_##isa, longstate_lti_step_##isa                     \
+        longstate_lti_forward_##isa, longstate_lti_backward_##isa, longstate_lti_step_##isa,                     \
+        longstate_conv1d_tile_##isa, longstate_conv1d_forward_##isa, longstate_conv1d_backward_##isa            \
   }
 
 // LONGSTATE_ISA (base, avx2, avx512) caps the choice, so that tests reach every variant that the machine can run.
@@ -94,10 +101,16 @@ RANGE(selective_back_range, selective_backward, SelectiveScan)
 RANGE(lti_range, lti_forward, LTIScan)
 RANGE(lti_back_range, lti_backward, LTIScan)
 RANGE(lti_step_range, lti_step, LTIStep)
+RANGE(conv1d_range, conv1d_forward, CausalConv1d)
+RANGE(conv1d_back_range, conv1d_backward, CausalConv1d)
+
+int64_t conv1d_tasks(const CausalConv1d* p) {
+  return p->batch * ((p->features + kernels().conv1d_tile() - 1) / kernels().conv1d_tile());
+}
 
 }  // namespace
 
-LONGSTATE_API int32_t longstate_abi_version() { return 3; }
+LONGSTATE_API int32_t longstate_abi_version() { return 4; }
 LONGSTATE_API const char* longstate_isa() { return kernels().isa; }
 LONGSTATE_API int64_t longstate_selective_block() { return kernels().selective_block(); }
 LONGSTATE_API int64_t longstate_selective_tiles(int64_t channels, int64_t groups) {
@@ -120,4 +133,10 @@ LONGSTATE_API int32_t longstate_lti_scan_backward(const LTIScan* p, parallel_for
 LONGSTATE_API int32_t longstate_lti_step(const LTIStep* p, parallel_for pool) {
   const int64_t work = p->states * (p->kind == kDense ? p->states : 1);
   return over_tasks(p->batch * p->features, p, lti_step_range, pool, 1 + kStepGrain / work);
+}
+LONGSTATE_API int32_t longstate_causal_conv1d(const CausalConv1d* p, parallel_for pool) {
+  return over_tasks(conv1d_tasks(p), p, conv1d_range, pool);
+}
+LONGSTATE_API int32_t longstate_causal_conv1d_backward(const CausalConv1d* p, parallel_for pool) {
+  return over_tasks(conv1d_tasks(p), p, conv1d_back_range, pool);
 }

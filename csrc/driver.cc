@@ -284,6 +284,47 @@ void selective_scan(const Size& size, int64_t groups, bool full) {
   compare_slope("selective_scan grad_state", state, grad_state, loss);
 }
 
+void causal_conv1d(const Size& size, int64_t W, bool full) {
+  const int64_t B = size.batch, L = size.length, E = size.features;
+  std::vector<float> x = draw(B * L * E), weight = draw(W * E), bias = draw(E), tail = draw(B * (W - 1) * E);
+  const std::vector<int64_t> lengths = some_lengths(size);
+  std::vector<float> grad_y = draw(B * L * E);
+  auto plain = [&]() {
+    std::vector<double> y(B * L * E);
+    for (int64_t b = 0; b < B; b++)
+      for (int64_t t = 0; t < lengths[b]; t++)
+        for (int64_t e = 0; e < E; e++) {
+          double sum = full ? bias[e] : 0;
+          for (int64_t k = 0; k < W; k++) {
+            const int64_t s = t - (W - 1) + k;
+            sum += double(weight[k * E + e]) * (s < 0 ? tail[(b * (W - 1) + W - 1 + s) * E + e] : x[(b * L + s) * E + e]);
+          }
+          y[(b * L + t) * E + e] = full ? sum / (1 + std::exp(-sum)) : sum;
+        }
+    return y;
+  };
+  auto loss = [&]() { return sum_of(plain(), grad_y); };
+  std::vector<float> y = unwritten(x.size()), grad_x = unwritten(x.size()), grad_tail = unwritten(tail.size());
+  std::vector<float> grad_weight = unwritten(B * W * E), grad_bias = unwritten(B * E);
+  CausalConv1d p{};
+  p.batch = B, p.length = L, p.features = E, p.taps = W, p.silu = full, p.x = {x.data(), L * E, E};
+  p.weight = weight.data(), p.bias = full ? bias.data() : nullptr, p.tail = tail.data(), p.lengths = lengths.data();
+  p.y = y.data(), p.grad_y = grad_y.data(), p.grad_x = grad_x.data(), p.grad_tail = grad_tail.data();
+  p.grad_weight = grad_weight.data(), p.grad_bias = grad_bias.data();
+  longstate_causal_conv1d(&p, nullptr);
+  longstate_causal_conv1d_backward(&p, nullptr);
+  compare("causal_conv1d y", y, plain());
+  auto over_rows = [&](const std::vector<float>& all) {
+    std::vector<float> sum(all.size() / B);
+    for (size_t i = 0; i < all.size(); i++) sum[i % sum.size()] += all[i];
+    return sum;
+  };
+  compare_slope("causal_conv1d grad_x", x, grad_x, loss);
+  compare_slope("causal_conv1d grad_weight", weight, over_rows(grad_weight), loss);
+  compare_slope("causal_conv1d grad_tail", tail, grad_tail, loss);
+  if (full) compare_slope("causal_conv1d grad_bias", bias, over_rows(grad_bias), loss);
+}
+
 }  // namespace
 
 int main() {
@@ -298,6 +339,9 @@ int main() {
   for (const Size& size : {Size{3, 1, 1, 1, 1}, Size{3, 33, 5, 3, 1}, Size{2, 70, 67, 16, 1}})
     for (int64_t groups : {1, 2})
       for (bool full : {false, true}) selective_scan(size, groups, full);
+  for (const Size& size : {Size{3, 1, 1, 0, 0}, Size{3, 9, 5, 0, 0}, Size{2, 21, 261, 0, 0}})
+    for (int64_t W : {1, 2, 4, 7})
+      for (bool full : {false, true}) causal_conv1d(size, W, full);
   std::printf("%s: %d failures\n", longstate_isa(), failures);
   return failures != 0;
 }

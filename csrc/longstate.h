@@ -81,6 +81,22 @@ struct LTIStep {
   float* next;         // (batch, features, states)
 };
 
+// y_t = silu(bias + sum_{k < taps} weight_k x_{t - (taps-1) + k}), inputs before 0 being those of the tail.
+struct CausalConv1d {
+  int64_t batch, length, features, taps;
+  int32_t silu;
+  Rows x;                  // (batch, length, features)
+  const float* weight;     // (taps, features)
+  const float* bias;       // (features) or null
+  const float* tail;       // (batch, taps - 1, features)
+  const int64_t* lengths;  // (batch) or null
+  float* y;                // (batch, length, features)
+  // Of the backward pass.
+  const float* grad_y;               // (batch, length, features)
+  float *grad_x, *grad_tail;         // like x and tail
+  float *grad_weight, *grad_bias;    // (batch, taps, features), (batch, features)
+};
+
 LONGSTATE_API int32_t longstate_abi_version();
 LONGSTATE_API const char* longstate_isa();
 LONGSTATE_API int64_t longstate_selective_block();
@@ -92,3 +108,5 @@ LONGSTATE_API int64_t longstate_lti_group();
 LONGSTATE_API int32_t longstate_lti_scan(const LTIScan*, parallel_for);
 LONGSTATE_API int32_t longstate_lti_scan_backward(const LTIScan*, parallel_for);
 LONGSTATE_API int32_t longstate_lti_step(const LTIStep*, parallel_for);
+LONGSTATE_API int32_t longstate_causal_conv1d(const CausalConv1d*, parallel_for);
+LONGSTATE_API int32_t longstate_causal_conv1d_backward(const CausalConv1d*, parallel_for);

@@ -56,6 +56,10 @@ def test_driver_under_sanitizers(machine: tuple[str, ...], tmp_path: Path) -> No
     ("file", "functions"),
     [
         ("selective_scan.cc", ["void stage", "void advance", "void keep_states", "void through_gate", "void retreat"]),
+        (
+            "causal_conv1d.cc",
+            ["void add_tap", "void add_four_taps", "void activate", "void through_activation", "void accumulate"],
+        ),
         ("lti_step.cc", ["void advance_real", "void advance_complex", "void advance_dense", "float read_complex"]),
     ],
 )

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-_ABI = 3
+_ABI = 4
 REAL, COMPLEX, DENSE = range(3)
 """`Carry` of longstate.h: diagonal systems, diagonal in pairs re, im, and matrices."""
 
@@ -57,6 +57,18 @@ class LTIStep(ctypes.Structure):
     )
 
 
+class CausalConv1d(ctypes.Structure):
+    """`CausalConv1d` of longstate.h, field by field."""
+
+    _fields_ = (
+        *((name, _INT) for name in ("batch", "length", "features", "taps")),
+        ("silu", ctypes.c_int32),
+        ("x", Rows),
+        *((name, _POINTER) for name in ("weight", "bias", "tail", "lengths", "y")),
+        *((name, _POINTER) for name in ("grad_y", "grad_x", "grad_tail", "grad_weight", "grad_bias")),
+    )
+
+
 _FUNCTIONS = {
     "longstate_isa": (ctypes.c_char_p, ()),
     "longstate_selective_block": (_INT, ()),
@@ -67,6 +79,8 @@ _FUNCTIONS = {
     "longstate_lti_group": (_INT, ()),
     "longstate_lti_scan": (ctypes.c_int32, (ctypes.POINTER(LTIScan), _POINTER)),
     "longstate_lti_scan_backward": (ctypes.c_int32, (ctypes.POINTER(LTIScan), _POINTER)),
+    "longstate_causal_conv1d": (ctypes.c_int32, (ctypes.POINTER(CausalConv1d), _POINTER)),
+    "longstate_causal_conv1d_backward": (ctypes.c_int32, (ctypes.POINTER(CausalConv1d), _POINTER)),
     "longstate_lti_step": (ctypes.c_int32, (ctypes.POINTER(LTIStep), _POINTER)),
 }
 """The functions of longstate.h: what each returns and takes."""

@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from longstate._checks import InputError, check_choice, check_lengths, check_starts, zero_padding
 from longstate.ops import _dispatch, _third_party
+from longstate.ops.conv1d_native import causal_conv1d_native, why_not
 from longstate.ops.fir_tail import check_tail, next_tail, window_reference
 
 _BLOCK = 256
@@ -243,6 +244,7 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | Non
 _dispatch.register(
     "causal_conv1d",
     _dispatch.Backend("causal_conv1d", _third_party.causal_conv1d, _third_party.why_not_causal_conv1d),
+    _dispatch.Backend("native", causal_conv1d_native, why_not),
     _dispatch.Backend("torch", _causal_conv1d_torch, _dispatch.always),
     _dispatch.Backend("reference", causal_conv1d_reference, _dispatch.always),
 )

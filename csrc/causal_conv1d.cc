@@ -1,0 +1,152 @@
+// The short causal convolution, forward and backward; compiled once for every instruction set (ISA names it).
+//
+//   y_t = silu(bias + sum_{k < W} weight_k x_{t - (W-1) + k})
+//
+// A task is a tile of features of one row of the batch, whose filters, sums and last inputs stay in the first-level
+// cache while time goes by; features lie beside each other, so every inner loop runs over them. The backward pass
+// computes the argument of the activation again.
+#include <vector>
+
+#include "fastmath.h"
+#include "longstate.h"
+
+#define JOIN_(a, b) a##b
+#define JOIN(a, b) JOIN_(a, b)
+
+namespace {
+
+constexpr int64_t kTile = 256;
+
+struct Place {
+  int64_t row, first, lanes;  // features first .. first + lanes - 1
+};
+
+Place place_of(const CausalConv1d& p, int64_t task) {
+  const int64_t tiles = (p.features + kTile - 1) / kTile, first = task % tiles * kTile, left = p.features - first;
+  return {task / tiles, first, left < kTile ? left : kTile};
+}
+
+int64_t length_of(const CausalConv1d& p, const Place& at) { return p.lengths ? p.lengths[at.row] : p.length; }
+
+// The input at t, which lies in the tail before 0.
+const float* input(const CausalConv1d& p, const Place& at, int64_t t) {
+  if (t >= 0) return p.x.data + at.row * p.x.batch_stride + t * p.x.time_stride + at.first;
+  return p.tail + (at.row * (p.taps - 1) + p.taps - 1 + t) * p.features + at.first;
+}
+
+const float* filter(const CausalConv1d& p, const Place& at, int64_t tap) { return p.weight + tap * p.features + at.first; }
+
+void begin(const CausalConv1d& p, const Place& at, float* __restrict sum) {
+  if (p.bias)
+    std::memcpy(sum, p.bias + at.first, at.lanes * sizeof(float));
+  else
+    std::memset(sum, 0, at.lanes * sizeof(float));
+}
+
+void add_tap(int64_t lanes, const float* __restrict w, const float* __restrict x, float* __restrict sum) {
+  for (int64_t l = 0; l < lanes; l++) sum[l] += w[l] * x[l];
+}
+
+void add_four_taps(int64_t lanes, int64_t down, const float* __restrict w, const float* __restrict x0,
+                   const float* __restrict x1, const float* __restrict x2, const float* __restrict x3,
+                   float* __restrict sum) {
+  for (int64_t l = 0; l < lanes; l++)
+    sum[l] += w[l] * x0[l] + w[down + l] * x1[l] + w[2 * down + l] * x2[l] + w[3 * down + l] * x3[l];
+}
+
+// The argument of the activation at t.
+void convolve(const CausalConv1d& p, const Place& at, int64_t t, float* sum) {
+  begin(p, at, sum);
+  int64_t tap = 0, from = t - (p.taps - 1);
+  for (; tap + 4 <= p.taps; tap += 4, from += 4)
+    add_four_taps(at.lanes, p.features, filter(p, at, tap), input(p, at, from), input(p, at, from + 1),
+                  input(p, at, from + 2), input(p, at, from + 3), sum);
+  for (; tap < p.taps; tap++, from++) add_tap(at.lanes, filter(p, at, tap), input(p, at, from), sum);
+}
+
+void activate(int64_t lanes, const float* __restrict sum, float* __restrict y) {
+  for (int64_t l = 0; l < lanes; l++) y[l] = sum[l] * fast_sigmoid(sum[l]);
+}
+
+// slope = grad * silu'(sum)
+void through_activation(int64_t lanes, const float* __restrict grad, const float* __restrict sum,
+                        float* __restrict slope) {
+  for (int64_t l = 0; l < lanes; l++) {
+    const float open = fast_sigmoid(sum[l]);
+    slope[l] = grad[l] * open * (1.f + sum[l] * (1.f - open));
+  }
+}
+
+void accumulate(int64_t lanes, const float* __restrict slope, float* __restrict sum) {
+  for (int64_t l = 0; l < lanes; l++) sum[l] += slope[l];
+}
+
+void forward_tile(const CausalConv1d& p, const Place& at) {
+  const int64_t valid = length_of(p, at);
+  float sum[kTile];
+  for (int64_t t = 0; t < p.length; t++) {
+    float* y = p.y + (at.row * p.length + t) * p.features + at.first;
+    if (t >= valid) {
+      std::memset(y, 0, at.lanes * sizeof(float));
+      continue;
+    }
+    if (p.silu) {
+      convolve(p, at, t, sum);
+      activate(at.lanes, sum, y);
+    } else {
+      convolve(p, at, t, y);
+    }
+  }
+}
+
+void backward_tile(const CausalConv1d& p, const Place& at) {
+  const int64_t valid = length_of(p, at), W = p.taps, lanes = at.lanes;
+  std::vector<float> last(W * kTile), grad_weight(W * kTile), grad_bias(kTile);  // `last`: slopes of the last W steps
+  float sum[kTile];
+  for (int64_t t = 0; t < valid + W - 1; t++) {
+    float* slope = last.data() + t % W * kTile;
+    if (t < valid) {
+      const float* grad = p.grad_y + (at.row * p.length + t) * p.features + at.first;
+      if (p.silu) {
+        convolve(p, at, t, sum);
+        through_activation(lanes, grad, sum, slope);
+      } else {
+        std::memcpy(slope, grad, lanes * sizeof(float));
+      }
+      for (int64_t tap = 0; tap < W; tap++)
+        add_tap(lanes, slope, input(p, at, t - (W - 1) + tap), grad_weight.data() + tap * kTile);
+      accumulate(lanes, slope, grad_bias.data());
+    } else {
+      std::memset(slope, 0, lanes * sizeof(float));
+    }
+    // The oldest input that reaches t has now met all of its outputs.
+    const int64_t s = t - (W - 1);
+    float* to = s < 0 ? p.grad_tail + (at.row * (W - 1) + t) * p.features + at.first
+                      : p.grad_x + (at.row * p.length + s) * p.features + at.first;
+    std::memset(sum, 0, lanes * sizeof(float));
+    for (int64_t tap = s < 0 ? W - 1 - t : 0; tap < W; tap++)
+      add_tap(lanes, filter(p, at, W - 1 - tap), last.data() + (s + tap) % W * kTile, sum);
+    std::memcpy(to, sum, lanes * sizeof(float));
+  }
+  for (int64_t t = valid; t < p.length; t++)
+    std::memset(p.grad_x + (at.row * p.length + t) * p.features + at.first, 0, lanes * sizeof(float));
+  for (int64_t tap = 0; tap < W; tap++)
+    std::memcpy(p.grad_weight + (at.row * W + tap) * p.features + at.first, grad_weight.data() + tap * kTile,
+                lanes * sizeof(float));
+  std::memcpy(p.grad_bias + at.row * p.features + at.first, grad_bias.data(), lanes * sizeof(float));
+}
+
+}  // namespace
+
+extern "C" {
+
+int64_t JOIN(longstate_conv1d_tile_, ISA)() { return kTile; }
+
+void JOIN(longstate_conv1d_forward_, ISA)(const CausalConv1d* p, int64_t begin, int64_t end) {
+  for (int64_t task = begin; task < end; task++) forward_tile(*p, place_of(*p, task));
+}
+
+void JOIN(longstate_conv1d_backward_, ISA)(const CausalConv1d* p, int64_t begin, int64_t end) {
+  for (int64_t task = begin; task < end; task++) backward_tile(*p, place_of(*p, task));
+}
+}
