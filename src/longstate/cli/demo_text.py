@@ -69,8 +69,8 @@ def run_demo_text(output: Path, *, minutes: float) -> None:
     train, test = parts["train"], parts["test"]
     print(
         f"Python's own library, {len(train) + len(test)} files without its tests: a Mamba learns bytes of {len(train)} "
-        f"of them\n({train.bytes:,} bytes) for {minutes:g} minutes; {len(test)} files ({test.bytes:,} bytes) stay unseen "
-        "until the end.",
+        f"of them\n({train.bytes:,} bytes) for {minutes:g} minutes; {len(test)} files ({test.bytes:,} bytes) stay "
+        "unseen until the end.",
         flush=True,
     )
     begun = perf_counter()
