@@ -70,9 +70,9 @@ def transformers_mamba_model(d_model: int, n_layers: int, vocabulary: int) -> An
     return transformers.MambaForCausalLM(config).eval()
 
 
-def s5_pytorch_layer(d_model: int, d_state: int) -> nn.Module:
+def s5_pytorch_layer(d_model: int, modes: int) -> nn.Module:
     """The sequence layer of s5-pytorch, without its block."""
-    return package("s5", "s5-pytorch==0.2.1").S5(d_model, state_width=d_state)
+    return package("s5", "s5-pytorch==0.2.1").S5(d_model, state_width=modes)
 
 
 class Recurrent(nn.Module):
