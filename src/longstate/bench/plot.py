@@ -29,7 +29,7 @@ def draw(path: Path, case: Case, rows: Sequence[Row]) -> None:
     except ModuleNotFoundError as error:
         raise InputError("`draw` needs matplotlib, but it is not installed; pip install 'longstate[viz]'.") from error
     with_memory = any(row.peak for row in rows)
-    figure = Figure(figsize=(11 if with_memory else 6, 4.5), layout="constrained")
+    figure = Figure(figsize=(11 if with_memory else 6, 5.5), layout="constrained")
     FigureCanvasAgg(figure)
     panels: list[Any] = list(figure.subplots(1, 2 if with_memory else 1, squeeze=False)[0])
     for memory, axes in zip((False, True), panels, strict=False):
@@ -41,9 +41,14 @@ def draw(path: Path, case: Case, rows: Sequence[Row]) -> None:
             label = side.name if exponent is None else f"{side.name} ({exponent:.2f})"
             scaled = [value / 1e9 if memory else value for value in values]
             axes.loglog(sizes, scaled, _STYLES[side.role], marker="o", markersize=4, label=label)
+        measured = sorted({row.size for row in rows})
+        axes.set_xticks(measured, [f"{size:,}" for size in measured])
+        axes.minorticks_off()
+        low, high = axes.get_ylim()
+        axes.set_ylim(min(low, high / 30), high)  # so that what hardly changes looks so
         axes.set_xlabel(case.axis)
         axes.set_ylabel("peak memory, GB" if memory else f"seconds a {case.unit}")
         axes.grid(True, which="major", alpha=0.3)
-        axes.legend(fontsize=8)
+        axes.legend(fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.15))
     figure.suptitle(case.title, fontsize=10, wrap=True)
     figure.savefig(path, dpi=150)
