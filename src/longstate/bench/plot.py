@@ -33,14 +33,14 @@ def draw(path: Path, case: Case, rows: Sequence[Row]) -> None:
     FigureCanvasAgg(figure)
     panels: list[Any] = list(figure.subplots(1, 2 if with_memory else 1, squeeze=False)[0])
     for memory, axes in zip((False, True), panels, strict=False):
-        for side in case.sides:
+        for number, side in enumerate(case.sides):
             sizes, values = growth(rows, side.name, memory=memory)
             if not sizes:
                 continue
             exponent = slope(sizes, values)
             label = side.name if exponent is None else f"{side.name} ({exponent:.2f})"
             scaled = [value / 1e9 if memory else value for value in values]
-            axes.loglog(sizes, scaled, _STYLES[side.role], marker="o", markersize=4, label=label)
+            axes.loglog(sizes, scaled, _STYLES[side.role], marker="os^"[number // 10 % 3], markersize=4, label=label)
         measured = sorted({row.size for row in rows})
         axes.set_xticks(measured, [f"{size:,}" for size in measured])
         axes.minorticks_off()
