@@ -213,3 +213,19 @@ def test_autocast_does_not_reach_the_gradient() -> None:
             ops.ssd(**{**arguments, "x": x})[0].sum().backward()
         slopes.append(x.grad)
     assert torch.equal(slopes[0], slopes[1])
+
+
+def test_pieces_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    from longstate.ops import ssd_core as module
+
+    arguments = draw(2, length=75)
+    starts, lengths = torch.rand(2, 75) < 0.1, torch.tensor([75, 40])
+    results = []
+    for piece in (4096, 16):
+        monkeypatch.setattr(module, "_PIECE", piece)
+        y, state = ops.ssd(**arguments, dt_softplus=True, block=8, starts=starts, lengths=lengths)
+        y = y[torch.arange(75) < lengths[:, None]]
+        slopes = torch.autograd.grad(y.cos().sum() + state.sum(), list(arguments.values()))
+        results.append([y, state, *slopes])
+    for whole, pieces in zip(*results, strict=True):
+        assert close(pieces, whole, 1e-12)

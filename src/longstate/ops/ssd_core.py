@@ -17,6 +17,8 @@ from torch.nn import functional as F
 
 from longstate.ops._dispatch import without_autocast
 
+_PIECE = 4096  # steps whose blocks are joined in one product
+
 
 def ssd_core(
     X: Tensor,
@@ -47,10 +49,34 @@ def ssd_core(
     Returns:
         Y (batch, length, H, P), and S after the last step.
     """
-    length, groups = X.shape[1], B.shape[2]
+    length = X.shape[1]
     if length == 0:
         return X, state
     block = min(block - block % rank, length)
+    piece = block * max(_PIECE // block, 1)
+    if length <= piece:
+        return _piece(X, log_decay, B, C, state, starts, block, rank)
+    # The products inside the blocks are held for all blocks of a piece at once: pieces bound them at any length.
+    outputs = []
+    for begin in range(0, length, piece):
+        part = slice(begin, begin + piece)
+        begun = None if starts is None else starts[:, part]
+        Y, state = _piece(X[:, part], log_decay[:, part], B[:, part], C[:, part], state, begun, block, rank)
+        outputs.append(Y)
+    return torch.cat(outputs, dim=1), state
+
+
+def _piece(
+    X: Tensor,
+    log_decay: Tensor,
+    B: Tensor,
+    C: Tensor,
+    state: Tensor,
+    starts: Tensor | None,
+    block: int,
+    rank: int,
+) -> tuple[Tensor, Tensor]:
+    length, groups = X.shape[1], B.shape[2]
     # Zeros at the end change nothing: their decay is 1 and they add nothing to the state.
     extra = -length % block
     X, log_decay, B, C = (_blocks(part, extra, block, groups) for part in (X, log_decay.unsqueeze(-1), B, C))
