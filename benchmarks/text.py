@@ -74,19 +74,19 @@ def language_model(backbone: BackboneConfig) -> LanguageModel:
 
 
 def mamba() -> LanguageModel:
-    return language_model(BackboneConfig(d_model=192, n_layers=3, layer=MambaConfig(), norm="rms", dropout=0.0))
+    return language_model(BackboneConfig(d_model=128, n_layers=4, layer=MambaConfig(), norm="rms", dropout=0.0))
 
 
 def transformer() -> LanguageModel:
     """Attention over the last 256 bytes, also those of the batch before, and feed-forward layers."""
-    pattern = (AttentionConfig(n_heads=4, window=LENGTH, rotary_base=10_000.0), FeedForwardConfig())
-    return language_model(BackboneConfig(d_model=128, n_layers=4, pattern=pattern, norm="rms", dropout=0.0))
+    pattern = (AttentionConfig(n_heads=5, window=LENGTH, rotary_base=10_000.0), FeedForwardConfig())
+    return language_model(BackboneConfig(d_model=100, n_layers=4, pattern=pattern, norm="rms", dropout=0.0))
 
 
 MODELS: dict[str, Callable[[], Any]] = {
-    "Mamba (3 layers of 192)": mamba,
-    "LSTM (2 layers of 210)": lambda: LSTM(210, 2),
-    "Transformer (4 layers of 128, window 256)": transformer,
+    "Mamba (4 layers of 128)": mamba,
+    "LSTM (2 layers of 164)": lambda: LSTM(164, 2),
+    "Transformer (4 layers of 100, window 256)": transformer,
 }
 
 

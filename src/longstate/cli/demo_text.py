@@ -22,7 +22,7 @@ from longstate.training import TextEvaluation
 
 LEFT_OUT = ("test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__")
 
-MODEL: dict[str, Any] = {"backbone": {"d_model": 192, "n_layers": 3, "layer": {"kind": "mamba"}}}
+MODEL: dict[str, Any] = {"backbone": {"d_model": 128, "n_layers": 4, "layer": {"kind": "mamba"}}}
 TRAINING: dict[str, Any] = {
     "epochs": 100,
     "batch_size": 8,
