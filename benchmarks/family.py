@@ -3,7 +3,7 @@
 `python benchmarks/family.py` measures at B = 8, L = 4096, d_model = 128; `python benchmarks/family.py length` from 1k
 to 64k at B = 1, d_model = 64, with the fitted powers of L. Names of layers, as in `kind`, limit either to these.
 
-Layers have their default settings; a filter or kernel of limited length is as long as the sequence. All processes have
+Layers have their default settings; a filter of limited length is as long as the sequence. All processes have
 `set_up_allocator` and the threads of OMP_NUM_THREADS. Times of one table come from one process in alternating rounds
 (medians), peaks of memory each from a process of its own (`ru_maxrss`, less that of a process with the input alone).
 """
@@ -42,7 +42,7 @@ KINDS = {config.kind: config for config in CAUSAL}
 def make(kind: str, length: int, d_model: int) -> CausalLayer[Any]:
     """A layer with its default settings."""
     config = KINDS[kind]()
-    limits = {field.name: length for field in dataclasses.fields(config) if field.name in ("filter_length", "l_max")}
+    limits = {field.name: length for field in dataclasses.fields(config) if field.name == "filter_length"}
     torch.manual_seed(0)
     return build_layer(dataclasses.replace(config, **limits), d_model)
 
