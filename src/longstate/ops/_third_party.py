@@ -1,4 +1,4 @@
-"""The only door to other people's kernels: mamba_ssm and causal_conv1d on a GPU, used when they are installed.
+"""The only door to other people's kernels: mamba_ssm, causal_conv1d and fla on a GPU, used when they are installed.
 
 Their limits are their own, so each adapter says in `why_not` what it cannot take. Nothing is imported before a call
 that can use it. A kernel that ignores the gradient of its final state gets one that says so, instead of being silently
@@ -7,6 +7,7 @@ wrong.
 
 import functools
 import importlib
+import importlib.metadata
 import importlib.util
 import math
 from typing import Any
@@ -15,10 +16,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from longstate._checks import InputError, zero_padding
+from longstate._checks import InputError, valid_steps, zero_padding
 from longstate.ops.fir_tail import next_tail
 
 _LARGEST_STATE = 256  # of mamba_ssm's selective scan
+_DISTRIBUTIONS = {"fla": "flash-linear-attention", "mamba_ssm": "mamba-ssm", "causal_conv1d": "causal-conv1d"}
 
 
 @functools.cache
@@ -31,11 +33,21 @@ def _is_installed(package: str) -> bool:
     return _installed(package)
 
 
+@functools.cache
+def _fla_has_heads_first() -> bool:
+    """Whether fla is older than 0.2, which took (batch, heads, length) where later ones take (batch, length, heads)."""
+    try:
+        version = importlib.metadata.version(_DISTRIBUTIONS["fla"])
+    except importlib.metadata.PackageNotFoundError:  # `fla-core` alone, which began at 0.3.2
+        return False
+    return version.split(".")[:2] == ["0", "1"]
+
+
 def _why_not_here(package: str, x: Tensor) -> str | None:
     if x.device.type != "cuda":
         return f"needs tensors on cuda, got {x.device.type}"
     if not _is_installed(package):
-        return f"`{package}` is not installed (pip install {package.replace('_', '-')})"
+        return f"`{package}` is not installed (pip install {_DISTRIBUTIONS[package]})"
     if x.dtype is torch.float64:
         return "computes in float32 at most, got float64"
     return None
@@ -83,9 +95,7 @@ def selective_scan(
     kernel = importlib.import_module("mamba_ssm.ops.selective_scan_interface").selective_scan_fn
     u = zero_padding(u, lengths)
     if lengths is not None:
-        # Only a step that is 0 after softplus lets the state stand still.
-        dt = dt.float() if dt_bias is None else dt.float() + dt_bias.float()
-        dt = zero_padding(F.softplus(dt) if dt_softplus else dt, lengths).to(u.dtype)
+        dt = _steps(dt, dt_bias, dt_softplus, (-math.inf, math.inf), lengths).to(u.dtype)
         B, C = (part if part.dim() == 2 else zero_padding(part.flatten(2), lengths).view_as(part) for part in (B, C))
         dt_bias, dt_softplus = None, False
     vectors = [part if part.dim() == 2 else part.movedim(1, -1).contiguous() for part in (B, C)]
@@ -142,9 +152,8 @@ def ssd(
     """`ops.ssd` by mamba_ssm's chunked scan; initial and final states carry gradients there."""
     kernel = importlib.import_module("mamba_ssm.ops.triton.ssd_combined").mamba_chunk_scan_combined
     if lengths is not None:
-        dt = dt.float() if dt_bias is None else dt.float() + dt_bias.float()
-        dt = (F.softplus(dt) if dt_softplus else dt).clamp(*dt_limit)
-        dt, dt_bias, dt_softplus, dt_limit = zero_padding(dt, lengths), None, False, (0.0, math.inf)
+        dt = _steps(dt, dt_bias, dt_softplus, dt_limit, lengths)
+        dt_bias, dt_softplus, dt_limit = None, False, (0.0, math.inf)
         x, B, C = (zero_padding(part.flatten(2), lengths).view_as(part) for part in (x, B, C))
     y, final = kernel(
         x,
@@ -161,6 +170,97 @@ def ssd(
         return_final_states=True,
     )
     return y, final.float()
+
+
+def why_not_ssd_by_fla(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    dt_bias: Tensor | None,
+    dt_softplus: bool,
+    dt_limit: tuple[float, float],
+    state: Tensor | None,
+    lengths: Tensor | None,
+    starts: Tensor | None,
+    block: int,
+) -> str | None:
+    """Why fla's gated linear attention cannot take this call, or None."""
+    if x.dtype not in (torch.bfloat16, torch.float16):
+        return f"multiplies bfloat16 or float16 exactly, and anything wider in TF32, got {x.dtype}"
+    if x.shape[1] < x.shape[2]:
+        return f"takes sequences no shorter than the number of heads, got {x.shape[1]} elements and {x.shape[2]} heads"
+    if x.shape[3] % 2 or B.shape[3] % 2:
+        return f"needs an even number of channels and of states, got {x.shape[3]} and {B.shape[3]}"
+    if torch.compiler.is_compiling():
+        return "is left out of torch.compile by its authors"
+    reason = _why_not_here("fla", x)
+    if reason is None and _fla_has_heads_first():
+        return "takes (batch, length, heads) since 0.2, and an older one is installed"
+    return reason
+
+
+def ssd_by_fla(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    dt_bias: Tensor | None,
+    dt_softplus: bool,
+    dt_limit: tuple[float, float],
+    state: Tensor | None,
+    lengths: Tensor | None,
+    starts: Tensor | None,
+    block: int,
+) -> tuple[Tensor, Tensor]:
+    """`ops.ssd` by fla: queries C, keys B, values Δ x, logarithms of the decay Δ A, and states (keys, values)."""
+    kernel = importlib.import_module("fla.ops.simple_gla").chunk_simple_gla
+    batch, length, heads = x.shape[:3]
+    dt = _steps(dt, dt_bias, dt_softplus, dt_limit, lengths)
+    x, B, C = (zero_padding(part.flatten(2), lengths).view_as(part) for part in (x, B, C))
+    k, q = (part.to(x.dtype).repeat_interleave(heads // part.shape[2], dim=2) for part in (B, C))
+    v, g = (dt[..., None] * x).to(x.dtype), dt * A.float()
+    first = None if state is None else state.float().mT.contiguous()
+    if starts is None:
+        y, final = kernel(q, k, v, g=g, scale=1.0, initial_state=first, output_final_state=True)
+    else:
+        begins, ends = _sequences(starts, lengths)
+        sequences = torch.cat(
+            [begins.flatten().nonzero()[:, 0], begins.new_tensor([batch * length], dtype=torch.int64)]
+        )
+        begun = x.new_zeros(len(sequences) - 1, heads, B.shape[3], x.shape[3], dtype=torch.float32)
+        if first is not None:
+            goes_on = ~(starts[:, 0] if lengths is None else starts[:, 0] & (lengths > 0))
+            begun = begun.index_put((ends[:-1],), torch.where(goes_on[:, None, None, None], first, 0.0))
+        rows = [part.flatten(0, 1)[None] for part in (q, k, v, g)]
+        y, final = kernel(
+            *rows[:3], g=rows[3], scale=1.0, initial_state=begun, output_final_state=True, cu_seqlens=sequences
+        )
+        y, final = y.view(batch, length, heads, -1), final[ends[1:] - 1]
+    if D is not None:
+        y = (y + (D if D.dim() == 2 else D[:, None]).float() * x).to(x.dtype)
+    return y, final.float().mT
+
+
+def _steps(
+    dt: Tensor, bias: Tensor | None, softplus: bool, limit: tuple[float, float], lengths: Tensor | None
+) -> Tensor:
+    """Steps after bias, softplus and limits, 0 in the padding, where the state thus stands still."""
+    # Before the softplus as well: a NaN in the padding would come back in the gradient.
+    dt = zero_padding(dt.float(), lengths)
+    dt = dt if bias is None else dt + bias.float()
+    return zero_padding((F.softplus(dt) if softplus else dt).clamp(*limit), lengths)
+
+
+def _sequences(starts: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Where sequences begin (batch, length), every row with one, and how many there are before each row and in all."""
+    begins = starts if lengths is None else starts & valid_steps(lengths, starts.shape[1])
+    begins = torch.cat([torch.ones_like(begins[:, :1]), begins[:, 1:]], dim=1)
+    return begins, F.pad(begins.sum(1).cumsum(0), (1, 0))
 
 
 def why_not_causal_conv1d(

@@ -51,7 +51,7 @@ def ssd(
         lengths: Valid elements of right-padded rows (batch,); outputs after them are unspecified.
         starts: True where a packed sequence begins (batch, length); the state is forgotten there.
         block: Steps that are joined in one matrix product; changes the speed only.
-        backend: "mamba_ssm" (a GPU, if installed), "torch", "reference" (a plain loop), or "auto".
+        backend: "mamba_ssm", "fla" (a GPU, if installed), "torch", "reference" (a plain loop), or "auto".
 
     Returns:
         Outputs (batch, length, H, P) in the type of `x`; and the new state, float32 at least.
@@ -242,6 +242,7 @@ def _check(
 _dispatch.register(
     "ssd",
     _dispatch.Backend("mamba_ssm", _third_party.ssd, _third_party.why_not_ssd),
+    _dispatch.Backend("fla", _third_party.ssd_by_fla, _third_party.why_not_ssd_by_fla),
     _dispatch.Backend("torch", _ssd_torch, _dispatch.always),
     _dispatch.Backend("reference", ssd_reference, _dispatch.always),
 )
