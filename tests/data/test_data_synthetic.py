@@ -223,9 +223,25 @@ def test_a_part_may_be_left_out():
         read_synthetic("task:copying?train=0&validation=0&test=0")
 
 
+def test_shorter_sequences_are_mixed_into_the_training_part_alone():
+    source = "task:associative_recall?length=24&vocabulary=6&shortest=6&train=7&validation=2&test=0"
+    recordings = read_synthetic(source)
+    assert recordings.lengths.tolist() == [26] * 3 + [14] * 3 + [8] + [26] * 2
+    assert recordings.splits == ("train",) * 7 + ("validation",) * 2
+    whole = associative_recall(3, 0, length=24, vocabulary=6, every_key=True)
+    assert np.array_equal(np.stack(recordings.x[:3]).argmax(axis=2), whole.x)
+    assert all((recordings.y[row] >= 0).sum() > 1 for row in range(7))  # two keys in three pairs: one comes again
+    halves = np.stack(recordings.x[3:6])
+    assert not np.array_equal(halves[:, :12], np.stack(recordings.x[:3])[:, :12])
+    assert len(read_synthetic("task:copying?shortest=60&train=2&validation=0&test=0").lengths) == 2
+
+
 @pytest.mark.parametrize(
     ("source", "sentence"),
     [
+        ("task:delay?shortest=8", "has the option 'shortest', but delay has length, lag, band, train, validation, te"),
+        ("task:copying?shortest=0", "`shortest` is 0 for a `length` of 100, but a whole number from 1 to the length"),
+        ("task:copying?shortest=101", "`shortest` is 101 for a `length` of 100, but a whole number from 1 to the"),
         ("task:copyng", "task:copyng is asked for, but the tasks are copying, selective_copying, associative_recall,"),
         ("task:copying?lenght=3", "has the option 'lenght', but copying has length, tokens, vocabulary, train, valid"),
         ("task:associative_recall?every_key=1", "has the option 'every_key', but associative_recall has length, voc"),

@@ -90,14 +90,14 @@ MAMBA = Case(
         Side(name="longstate", prepare=partial(mamba, native=True)),
         Side(name="longstate, no native kernel", prepare=partial(mamba, native=False)),
         Side(name="mambapy", prepare=mambapy, role="peer"),
-        Side(name="transformers", prepare=transformers_mamba, role="peer", largest=256, patient=512),
+        Side(name="transformers", prepare=transformers_mamba, role="peer", largest=256, patient=1024),
         Side(name="LSTM", prepare=lstm, role="peer"),
         Side(name="attention + MLP", prepare=attention, role="peer"),
         Side(name="its matrix products", prepare=mamba_products, role="limit"),
     ),
     notes=(
         "The attention block holds twice the parameters of a Mamba layer, the LSTM 1.3 times as many.",
-        "The backward pass of transformers grows with the square of the length: 512 elements are measured with --long.",
+        "The backward pass of transformers grows with the square of the length: 512 and 1,024 are measured with --long.",
     ),
 )
 

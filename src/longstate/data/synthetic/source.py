@@ -1,7 +1,7 @@
 """A synthetic task by name, with its options: `task:copying?length=100&tokens=10`."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,8 @@ NUMBERS: dict[str, Callable[..., NumberTask]] = {"delay": delay, "mackey_glass":
 SYNTHETIC = (*TOKENS, *NUMBERS)
 SIZES = {"train": 5000, "validation": 500, "test": 500}
 """Sequences of each part, unless the source says it."""
+EASIER = "shortest"
+"""The option of token tasks that mixes shorter sequences into the training part."""
 
 
 def read_synthetic(source: str) -> Recordings:
@@ -29,11 +31,13 @@ def read_synthetic(source: str) -> Recordings:
 
     Args:
         source: `task:NAME`, or `task:NAME?OPTION=VALUE&...` with the options of the generator of that name, and
-            `train`, `validation`, `test` (sequences of each part) and `seed`.
+            `train`, `validation`, `test` (sequences of each part) and `seed`. Tasks over tokens also take `shortest`:
+            as many sequences of the training part have `length` as have its half, its quarter and so on down to that.
 
     Returns:
         Recordings for tagging, in which every token is a channel that is 1 where it stands and 0 elsewhere; or for step
-        regression with one channel. Their `splits` are set; the parts come from the seeds 3 s, 3 s + 1, 3 s + 2.
+        regression with one channel. Their `splits` are set; the parts come from the seeds 3 s, 3 s + 1, 3 s + 2, and
+        shorter sequences each from a seed of their own.
 
     Raises:
         InputError: If there is no such task or option, or a value is not usable.
@@ -58,13 +62,17 @@ def read_synthetic(source: str) -> Recordings:
         made = [NUMBERS[name](count, seed, **options) for seed, count in counts.values()]
         x, y = (np.concatenate(part).astype(np.float32)[..., None] for part in zip(*made, strict=True))
         return Recordings(tuple(x), tuple(y), classes=(), channels=("x",), targets=("y",), **common)
-    tasks = [
-        TOKENS[name](count, seed, **options, **({"every_key": part == "train"} if name == "associative_recall" else {}))
-        for part, (seed, count) in counts.items()
-    ]
-    one_hot = np.eye(len(tasks[0].tokens), dtype=np.float32)[np.concatenate([task.x for task in tasks])]
-    y = tuple(np.concatenate([task.y for task in tasks]))
-    return Recordings(tuple(one_hot), y, classes=tasks[0].classes, channels=tasks[0].tokens, **common)
+    shortest = options.pop(EASIER, None)
+    tasks: list[TokenTask] = []
+    for part, (seed, count) in counts.items():
+        every = {"every_key": part == "train"} if name == "associative_recall" else {}
+        if part == "train" and shortest is not None:
+            tasks += _halved(TOKENS[name], count, seed, shortest, options | every)
+        else:
+            tasks.append(TOKENS[name](count, seed, **options, **every))
+    one_hot = np.eye(len(tasks[0].tokens), dtype=np.float32)
+    x, y = tuple(one_hot[row] for task in tasks for row in task.x), tuple(row for task in tasks for row in task.y)
+    return Recordings(x, y, classes=tasks[0].classes, channels=tasks[0].tokens, **common)
 
 
 def labels_of(source: str) -> Task:
@@ -77,12 +85,35 @@ def labels_of(source: str) -> Task:
     return "tagging" if _parse(source)[0] in TOKENS else "step_regression"
 
 
+def _halved(
+    generator: Callable[..., TokenTask], count: int, seed: int, shortest: int, options: dict[str, Any]
+) -> list[TokenTask]:
+    """`count` sequences in all, of the given length, its half, its quarter, ... as long as `shortest` or more."""
+    length = options.pop("length", inspect.signature(generator).parameters["length"].default)
+    if not 0 < shortest <= length:
+        raise InputError(
+            f"`shortest` is {shortest} for a `length` of {length}, but a whole number from 1 to the length is needed; "
+            "leave it out for sequences of one length."
+        )
+    lengths = [length >> times for times in range((length // shortest).bit_length())]
+    share = -(-count // len(lengths))
+    sizes = [min(share, count - place * share) for place in range(len(lengths))]
+    return [
+        # Seeds that no other part has: else the first draws of two lengths would be the same.
+        generator(size, seed + (place << 40), length=length, **options)
+        for place, (length, size) in enumerate(zip(lengths, sizes, strict=True))
+        if size > 0
+    ]
+
+
 def _parse(source: str) -> tuple[str, dict[str, Any]]:
     """The name of a task and the options that are given, each as a number."""
     name, _, given = source.removeprefix(PREFIX).partition("?")
     if name not in SYNTHETIC:
         raise InputError(f"{source} is asked for, but the tasks are {', '.join(SYNTHETIC)}; choose one of these.")
     known = _options(TOKENS.get(name) or NUMBERS[name])
+    if name in TOKENS:
+        known[EASIER] = int
     options: dict[str, Any] = {}
     for text in filter(None, given.split("&")):
         option, _, value = text.partition("=")
@@ -94,7 +125,7 @@ def _parse(source: str) -> tuple[str, dict[str, Any]]:
     return name, options
 
 
-def _options(generator: Callable[..., Any]) -> Mapping[str, type]:
+def _options(generator: Callable[..., Any]) -> dict[str, type]:
     """The options of a generator and those that all have, with their types."""
     parameters = inspect.signature(generator).parameters.values()
     own = {one.name: type(one.default) for one in parameters if one.kind is inspect.Parameter.KEYWORD_ONLY}
