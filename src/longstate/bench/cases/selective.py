@@ -97,7 +97,7 @@ MAMBA = Case(
     ),
     notes=(
         "The attention block holds twice the parameters of a Mamba layer, the LSTM 1.3 times as many.",
-        "The backward pass of transformers grows with the square of the length: 512 and 1,024 are measured with --long.",
+        "The backward pass of transformers grows with the square of the length: 512 and 1,024 need --long.",
     ),
 )
 
