@@ -19,6 +19,16 @@ NEMOTRON = {"head_dim": 8, "intermediate_size": 24, "ssm_state_size": 4, "mamba_
 TIED = {"tie_word_embeddings": True}
 BIASES = {"mlp_bias": True, "use_bias": True}
 NEMOTRON |= {"n_groups": 2, **ATTENTION}
+FALCON_H1 = {"intermediate_size": 24, "mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_state": 4, "mamba_n_groups": 2}
+FALCON_H1 |= {"rope_parameters": {"rope_type": "default", "rope_theta": 50.0}, **ATTENTION}
+MULTIPLIERS = {
+    "embedding_multiplier": 3.0,
+    "lm_head_multiplier": 0.4,
+    "key_multiplier": 0.7,
+    "mlp_multipliers": [0.8, 0.3],
+}
+MULTIPLIERS |= {"attention_in_multiplier": 1.3, "attention_out_multiplier": 0.9, "ssm_in_multiplier": 1.2}
+MULTIPLIERS |= {"ssm_out_multiplier": 0.6, "ssm_multipliers": [0.7, 0.6, 1.4, 0.9, 0.5]}
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "mamba": ("Mamba", {"state_size": 4}),
@@ -43,6 +53,13 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         "NemotronH",
         {**NEMOTRON, "layers_block_type": [*MIXED, "mlp"], "mlp_bias": True, "use_bias": True},
     ),
+    "falcon_h1": ("FalconH1", {**FALCON_H1, **MULTIPLIERS}),
+    "falcon_h1, biases": (
+        "FalconH1",
+        {**FALCON_H1, **MULTIPLIERS, "mamba_rms_norm": True, "mlp_bias": True, "attention_bias": True}
+        | {"mamba_proj_bias": True, "projectors_bias": True, "mamba_d_ssm": 24, "head_dim": 6},
+    ),
+    "falcon_h1, plain": ("FalconH1", {**FALCON_H1, **TIED, "mamba_rms_norm": True, "mamba_norm_before_gate": False}),
     "jamba, tied": ("Jamba", {"num_experts": 2, "tie_word_embeddings": True, "mamba_conv_bias": False, **JAMBA}),
 }
 """Name, class and options."""

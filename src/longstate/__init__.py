@@ -13,6 +13,7 @@ _NAMES = {
     "Attention": "layers",
     "FeedForward": "layers",
     "MixtureOfExperts": "layers",
+    "ParallelHybrid": "layers",
     "Mamba": "layers",
     "BidirectionalMamba": "layers",
     "Mamba2": "layers",

@@ -36,6 +36,7 @@ from longstate.layers import Mamba as Mamba
 from longstate.layers import Mamba2 as Mamba2
 from longstate.layers import Mamba3 as Mamba3
 from longstate.layers import MixtureOfExperts as MixtureOfExperts
+from longstate.layers import ParallelHybrid as ParallelHybrid
 from longstate.layers import Residual as Residual
 from longstate.layers import SelectiveScan2d as SelectiveScan2d
 from longstate.layers import SequenceLayer as SequenceLayer

@@ -208,6 +208,27 @@ def test_older_configurations_of_the_hybrids(tmp_path: Path) -> None:
         assert_close(load(tmp_path / name)(ids()), tiny_models.logits(theirs, ids()))
 
 
+def test_multipliers_of_falcon_h1_are_in_the_weights(tmp_path: Path) -> None:
+    """In bfloat16 they are rounded once; a map without one stays as it is, and what has them is not written back."""
+    theirs = tiny_models.make("falcon_h1", torch.bfloat16)
+    theirs.save_pretrained(tmp_path / "model")
+    model = load(tmp_path / "model")
+    layer, found = theirs.model.layers[1], dict(model.named_parameters())
+    keys = found["backbone.layers.2.layer.attention.k_proj.weight"]
+    assert torch.equal(keys, layer.self_attn.k_proj.weight * (1.3 * 0.7))
+    assert torch.equal(
+        found["backbone.layers.2.layer.ssm.in_proj.weight"][64:72], layer.mamba.in_proj.weight[64:72] * 1.68
+    )
+    down = found["backbone.layers.3.layer.out_proj.weight"]
+    assert torch.equal(down, layer.feed_forward.down_proj.weight * 0.3)
+    assert torch.equal(found["backbone.layers.3.layer.in_proj.weight"][:24], layer.feed_forward.up_proj.weight)
+    assert (model.config.embedding_scale, model.config.logit_scale) == (3.0, 0.4)
+    with pytest.raises(
+        InputError, match=r"`model` has the layers parallel_hybrid, feed_forward in a form that is none"
+    ):
+        pretrained.save_hugging_face(model, tmp_path / "out")
+
+
 def test_nemotron_says_which_limit_it_took(tmp_path: Path) -> None:
     tiny_models.save("nemotron_h", tmp_path)
     assert pretrained.convert(tmp_path).assumed == (
@@ -230,6 +251,23 @@ def test_nemotron_says_which_limit_it_took(tmp_path: Path) -> None:
         ("granite", {"shared_intermediate_size": 21}, r"input_linear.weight of shape \(40, 16\), but its .* \(42, 16"),
         ("granite", {"logits_scaling": 0}, "has logits_scaling = 0, but a number above 0 is needed"),
         ("granite", {"attention_multiplier": -1}, "cannot be used: `scale` is -1.0, but a positive number is needed"),
+        (
+            "falcon_h1",
+            {"mamba_n_heads": 5},
+            "has mamba_n_heads = 5, but a number that gives 32 times mamba_d_head is n",
+        ),
+        ("falcon_h1", {"mamba_d_ssm": 16, "mamba_n_heads": 2}, r"in_proj.weight of shape .*, but its configuration"),
+        ("falcon_h1", {"projectors_bias": True}, "has projectors_bias = True, but the same as mamba_proj_bias, False"),
+        ("falcon_h1", {"mamba_rms_norm": True}, "lacks model.layers.0.mamba.norm.weight, but it is needed"),
+        ("falcon_h1", {"mlp_multipliers": [1.0]}, r"has mlp_multipliers = \[1.0\], but a list of 2 numbers is needed"),
+        (
+            "falcon_h1",
+            {"ssm_multipliers": [1, 1, "a", 1, 1]},
+            r"has ssm_multipliers\[2\] = 'a', but a finite number is",
+        ),
+        ("falcon_h1", {"key_multiplier": "b"}, "has key_multiplier = 'b', but a finite number is needed"),
+        ("falcon_h1", {"hidden_act": "gelu"}, "has hidden_act = 'gelu', but longstate's form of this model has 'silu'"),
+        ("falcon_h1", {"head_dim": 3}, "cannot be used: `rotary_base` is 50.0 with head_dim 3, but a base above 1 and"),
         ("nemotron_h", {"layers_block_type": ["mlp", "moe", "mlp", "mlp"]}, "but a list of linear_attention, mamba, f"),
         ("nemotron_h", {"layers_block_type": [], "hybrid_override_pattern": "M|M"}, "has layers_block_type = .*, but "),
         ("nemotron_h", {"attention_bias": True}, "has attention_bias = True, but longstate's form of this model has F"),

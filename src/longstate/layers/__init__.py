@@ -40,6 +40,8 @@ from longstate.layers.mimo import MIMOLayer as MIMOLayer
 from longstate.layers.mimo import MIMOState as MIMOState
 from longstate.layers.mixture_of_experts import MixtureOfExperts as MixtureOfExperts
 from longstate.layers.norm import build_norm as build_norm
+from longstate.layers.parallel_hybrid import ParallelHybrid as ParallelHybrid
+from longstate.layers.parallel_hybrid import ParallelHybridState as ParallelHybridState
 from longstate.layers.pointwise import GatedOutput as GatedOutput
 from longstate.layers.pointwise import HalfGatedOutput as HalfGatedOutput
 from longstate.layers.pointwise import build_output as build_output

@@ -50,6 +50,7 @@ from longstate.models.layer_config import Mamba2Config as Mamba2Config
 from longstate.models.layer_config import Mamba3Config as Mamba3Config
 from longstate.models.layer_config import MambaConfig as MambaConfig
 from longstate.models.layer_config import MixtureOfExpertsConfig as MixtureOfExpertsConfig
+from longstate.models.layer_config import ParallelHybridConfig as ParallelHybridConfig
 from longstate.models.layer_config import S4Config as S4Config
 from longstate.models.layer_config import S4DConfig as S4DConfig
 from longstate.models.layer_config import S5Config as S5Config

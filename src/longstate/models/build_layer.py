@@ -28,6 +28,7 @@ from longstate.layers import (
     Mamba2,
     Mamba3,
     MixtureOfExperts,
+    ParallelHybrid,
     SequenceLayer,
 )
 from longstate.models.layer_config import (
@@ -48,6 +49,7 @@ from longstate.models.layer_config import (
     Mamba3Config,
     MambaConfig,
     MixtureOfExpertsConfig,
+    ParallelHybridConfig,
     S4Config,
     S4DConfig,
     S5Config,
@@ -73,6 +75,7 @@ CAUSAL: dict[type[LayerConfig], type[CausalLayer[Any]]] = {
     FeedForwardConfig: FeedForward,
     MixtureOfExpertsConfig: MixtureOfExperts,
     BlockStateConfig: BlockStateTransformer,
+    ParallelHybridConfig: ParallelHybrid,
 }
 """The layer of every configuration."""
 

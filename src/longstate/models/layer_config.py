@@ -492,6 +492,40 @@ class BlockStateConfig:
     dt_max: float = 1e-1
 
 
+@dataclass(frozen=True, kw_only=True)
+class ParallelHybridConfig:
+    """The arguments of `layers.ParallelHybrid`, but for its width.
+
+    Example:
+        >>> from longstate.models import ParallelHybridConfig
+        >>> ParallelHybridConfig(n_heads=4, window=128).gate
+        'none'
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = _FORBID_EXTRA
+
+    kind: Literal["parallel_hybrid"] = "parallel_hybrid"
+    n_heads: int = 8
+    n_kv_heads: int | None = None
+    head_dim: int | None = None
+    window: int | None = None
+    rotary_base: float | None = 10_000.0
+    bias: bool = False
+    d_state: int = 128
+    d_conv: int = 4
+    d_inner: int | None = None
+    ssm_head_dim: int = 64
+    n_groups: int = 1
+    dt_min: float = 1e-3
+    dt_max: float = 1e-1
+    dt_floor: float = 0.0
+    dt_ceiling: float | None = None
+    gate: Literal["gate_first", "norm_first", "none"] = "none"
+    norm_eps: float = 1e-5
+    conv_bias: bool = True
+    ssm_bias: bool = False
+
+
 # S4D stands first: a reader of unions from left to right takes it where `kind` is left out.
 LayerConfig: TypeAlias = (
     S4DConfig
@@ -513,4 +547,5 @@ LayerConfig: TypeAlias = (
     | FeedForwardConfig
     | MixtureOfExpertsConfig
     | BlockStateConfig
+    | ParallelHybridConfig
 )

@@ -20,9 +20,11 @@ from longstate.models import (
     tensors,
 )
 from longstate.pretrained.checkpoint import Checkpoint
-from longstate.pretrained.hf_hybrids import plan_bamba, plan_granite, plan_nemotron
+from longstate.pretrained.hf_falcon_h1 import plan_falcon_h1
+from longstate.pretrained.hf_hybrids import plan_bamba, plan_granite
 from longstate.pretrained.hf_jamba import describe_jamba, plan_jamba
 from longstate.pretrained.hf_mamba import describe_mamba, describe_mamba2, plan_mamba, plan_mamba2
+from longstate.pretrained.hf_nemotron import plan_nemotron
 from longstate.pretrained.pieces import scatter
 from longstate.pretrained.plan import Plan
 from longstate.pretrained.values import Values
@@ -41,6 +43,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "mamba2": Architecture(plan_mamba2, describe_mamba2),
     "jamba": Architecture(plan_jamba, describe_jamba),
     "bamba": Architecture(plan_bamba),
+    "falcon_h1": Architecture(plan_falcon_h1),
     "granitemoehybrid": Architecture(plan_granite),
     "nemotron_h": Architecture(plan_nemotron),
 }

@@ -25,6 +25,7 @@ class Piece(NamedTuple):
         at: Which part of ours it is; all of it if empty.
         there: Which part of theirs it is, by slices with both ends; all of it if empty.
         conv: Whether theirs is the weight of a depthwise Conv1d, with an axis of 1 in the middle.
+        factor: What theirs is multiplied by, where their program multiplies what a map takes or gives.
     """
 
     theirs: str
@@ -32,6 +33,7 @@ class Piece(NamedTuple):
     at: Index = ()
     there: tuple[slice, ...] = ()
     conv: bool = False
+    factor: float = 1.0
 
 
 def gather(checkpoint: Checkpoint, pieces: Iterable[Piece], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -76,6 +78,7 @@ def gather(checkpoint: Checkpoint, pieces: Iterable[Piece], wanted: Mapping[str,
             )
         for piece in group:
             part = found[piece.there] if piece.there else found
+            part = part if piece.factor == 1.0 else part * piece.factor
             _put(result, piece, part.squeeze(1) if piece.conv else part, wanted, checkpoint)
     return result
 
@@ -85,7 +88,7 @@ def scatter(tensors: Mapping[str, Tensor], pieces: Iterable[Piece]) -> dict[str,
 
     Args:
         tensors: By our names.
-        pieces: The table.
+        pieces: The table, without factors: no division gives the bits back.
 
     Returns:
         Tensors by their names, of the types that ours have.

@@ -89,6 +89,14 @@ class Values:
         value = self._get(name, [])
         return tuple(self._integer(name, item, 0) for item in (value if isinstance(value, list) else [value]))
 
+    def numbers(self, name: str, count: int, *, default: float) -> tuple[float, ...]:
+        """A list of so many finite numbers; all of them are the default if it is missing."""
+        value = self._get(name, [default] * count)
+        if not isinstance(value, list) or len(value) != count:
+            raise self._wrong(name, value, f"a list of {count} numbers")
+        one = Values(self._path, {f"{name}[{i}]": item for i, item in enumerate(value)}, self._prefix)
+        return tuple(one.number(f"{name}[{i}]") for i in range(count))
+
     def interval(self, name: str, *, default: tuple[float, float]) -> tuple[float, float | None]:
         """Two numbers that keep a third between them; no upper limit, in any spelling of infinity, is None."""
         value = self._get(name, list(default))
