@@ -112,7 +112,7 @@ def test_every_error_is_listed_at_once_where_it_stands() -> None:
     [
         ({"data": 5}, "c.yaml: data: a section of `name: value` lines is needed (got 5)"),
         ({"model": {"backbone": {"layer": 5}}}, "model.backbone.layer: a section of `name: value` lines is needed"),
-        ({"model": {"backbone": {"layer": {"kind": "s6"}}}}, "block_state is needed (got 's6')"),
+        ({"model": {"backbone": {"layer": {"kind": "s6"}}}}, "parallel_hybrid is needed (got 's6')"),
         ({"model": {"backbone": {"layer": {"init": "legt"}}}}, "layer.init: one of lin, inv, inv2, quad, legs, "),
         ({"model": {"backbone": {"layer": {"dt_min": 0.2}}}}, "layer.dt_min: `dt_min` is 0.2 and `dt_max` 0.1"),
         ({"model": {"backbone": {"layer": {"n_ssm": 7}}}}, "layer.n_ssm: `n_ssm` is 7, but a divisor of d_model=64"),
