@@ -9,6 +9,7 @@ typedef int64_t (*tiles_fn)(int64_t, int64_t);
 typedef void (*selective_fn)(const SelectiveScan*, int64_t, int64_t);
 typedef void (*lti_fn)(const LTIScan*, int64_t, int64_t);
 typedef void (*lti_step_fn)(const LTIStep*, int64_t, int64_t);
+typedef void (*linear_fn)(const LinearScan*, int64_t, int64_t);
 typedef void (*conv1d_fn)(const CausalConv1d*, int64_t, int64_t);
 
 #define DECLARE(isa)                                                                    \
@@ -21,6 +22,9 @@ typedef void (*conv1d_fn)(const CausalConv1d*, int64_t, int64_t);
   void longstate_lti_forward_##isa(const LTIScan*, int64_t, int64_t);                   \
   void longstate_lti_backward_##isa(const LTIScan*, int64_t, int64_t);                  \
   void longstate_lti_step_##isa(const LTIStep*, int64_t, int64_t);                      \
+  int64_t longstate_linear_tile_##isa();                                                \
+  void longstate_linear_forward_##isa(const LinearScan*, int64_t, int64_t);             \
+  void longstate_linear_backward_##isa(const LinearScan*, int64_t, int64_t);            \
   int64_t longstate_conv1d_tile_##isa();                                                \
   void longstate_conv1d_forward_##isa(const CausalConv1d*, int64_t, int64_t);           \
   void longstate_conv1d_backward_##isa(const CausalConv1d*, int64_t, int64_t);
@@ -45,6 +49,8 @@ struct Kernels {
   count_fn lanes, lti_group;
   lti_fn lti_forward, lti_backward;
   lti_step_fn lti_step;
+  count_fn linear_tile;
+  linear_fn linear_forward, linear_backward;
   count_fn conv1d_tile;
   conv1d_fn conv1d_forward, conv1d_backward;
 };
@@ -54,6 +60,7 @@ struct Kernels {
     #isa, longstate_selective_block_##isa, longstate_selective_tiles_##isa, longstate_selective_forward_##isa,  \
         longstate_selective_backward_##isa, longstate_lanes_##isa, longstate_lti_group_##isa,                   \
         longstate_lti_forward_##isa, longstate_lti_backward_##isa, longstate_lti_step_##isa,                     \
+        longstate_linear_tile_##isa, longstate_linear_forward_##isa, longstate_linear_backward_##isa,           \
         longstate_conv1d_tile_##isa, longstate_conv1d_forward_##isa, longstate_conv1d_backward_##isa            \
   }
 
@@ -101,8 +108,14 @@ RANGE(selective_back_range, selective_backward, SelectiveScan)
 RANGE(lti_range, lti_forward, LTIScan)
 RANGE(lti_back_range, lti_backward, LTIScan)
 RANGE(lti_step_range, lti_step, LTIStep)
+RANGE(linear_range, linear_forward, LinearScan)
+RANGE(linear_back_range, linear_backward, LinearScan)
 RANGE(conv1d_range, conv1d_forward, CausalConv1d)
 RANGE(conv1d_back_range, conv1d_backward, CausalConv1d)
+
+int64_t linear_tasks(const LinearScan* p) {
+  return p->batch * ((p->channels + kernels().linear_tile() - 1) / kernels().linear_tile());
+}
 
 int64_t conv1d_tasks(const CausalConv1d* p) {
   return p->batch * ((p->features + kernels().conv1d_tile() - 1) / kernels().conv1d_tile());
@@ -133,6 +146,12 @@ LONGSTATE_API int32_t longstate_lti_scan_backward(const LTIScan* p, parallel_for
 LONGSTATE_API int32_t longstate_lti_step(const LTIStep* p, parallel_for pool) {
   const int64_t work = p->states * (p->kind == kDense ? p->states : 1);
   return over_tasks(p->batch * p->features, p, lti_step_range, pool, 1 + kStepGrain / work);
+}
+LONGSTATE_API int32_t longstate_linear_scan(const LinearScan* p, parallel_for pool) {
+  return over_tasks(linear_tasks(p), p, linear_range, pool);
+}
+LONGSTATE_API int32_t longstate_linear_scan_backward(const LinearScan* p, parallel_for pool) {
+  return over_tasks(linear_tasks(p), p, linear_back_range, pool);
 }
 LONGSTATE_API int32_t longstate_causal_conv1d(const CausalConv1d* p, parallel_for pool) {
   return over_tasks(conv1d_tasks(p), p, conv1d_range, pool);

@@ -3,6 +3,7 @@
 // Gradients are compared with those of the plain loops by differences: the loss is quadratic along every direction, or
 // smooth enough, and is computed in double. Prints one line a kernel and returns the number of failures. The tests
 // build it with the address and undefined-behaviour sanitizers.
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <functional>
@@ -325,6 +326,70 @@ void causal_conv1d(const Size& size, int64_t W, bool full) {
   if (full) compare_slope("causal_conv1d grad_bias", bias, over_rows(grad_bias), loss);
 }
 
+void linear_scan(const Size& size, Carry kind, bool shared, bool full) {
+  const int64_t B = size.batch, L = size.length, P = size.features;
+  const int64_t count = kind == kReal ? 1 : 2, planes = kind == kReal ? 1 : kind == kComplex ? 2 : 4;
+  // The numbers of a transition are exact in both types.
+  std::vector<float> a = draw((shared ? 1 : B * L) * P * planes, -0.6f, 0.6f), b = draw(B * L * P * count);
+  std::vector<float> state = draw(B * P * count);
+  const std::vector<int64_t> lengths = some_lengths(size);
+  std::vector<uint8_t> starts(B * L);
+  for (uint8_t& start : starts) start = source() % 8 == 0;
+  const std::vector<float> grad_h = draw(b.size()), grad_final = draw(state.size());
+
+  auto plain = [&](std::vector<double>& h, std::vector<double>& end) {
+    h.assign(b.size(), 0);
+    end.assign(state.size(), 0);
+    for (int64_t row = 0; row < B; row++)
+      for (int64_t c = 0; c < P; c++) {
+        double x[2] = {};
+        for (int64_t n = 0; n < count; n++) x[n] = full ? state[(row * P + c) * count + n] : 0;
+        for (int64_t t = 0; t < lengths[row]; t++) {
+          const float *m = &a[((shared ? 0 : row * L + t) * P + c) * planes], *in = &b[((row * L + t) * P + c) * count];
+          if (full && starts[row * L + t]) x[0] = x[1] = 0;
+          const double x0 = x[0], x1 = x[1];
+          x[0] = m[0] * x0 + in[0];
+          if (kind == kComplex) x[0] -= m[1] * x1, x[1] = m[1] * x0 + m[0] * x1 + in[1];
+          if (kind == kDense) x[0] += m[1] * x1, x[1] = m[2] * x0 + m[3] * x1 + in[1];
+          for (int64_t n = 0; n < count; n++) h[((row * L + t) * P + c) * count + n] = x[n];
+        }
+        for (int64_t n = 0; n < count; n++) end[(row * P + c) * count + n] = x[n];
+      }
+  };
+  auto loss = [&]() {
+    std::vector<double> h, end;
+    plain(h, end);
+    return sum_of(h, grad_h) + sum_of(end, grad_final);
+  };
+
+  const std::vector<double> constant(a.begin(), a.end());
+  std::vector<float> h = unwritten(b.size()), final_state = unwritten(state.size());
+  std::vector<float> grad_a = unwritten(a.size()), grad_b = unwritten(b.size()), grad_state = unwritten(state.size());
+  std::vector<double> grad_shared(shared ? B * a.size() : 0, NAN);
+  LinearScan p{};
+  p.batch = B, p.length = L, p.channels = P, p.kind = kind;
+  if (shared) p.shared = constant.data(), p.grad_shared = grad_shared.data();
+  if (!shared) p.a = {a.data(), L * P * planes, P * planes}, p.grad_a = grad_a.data();
+  p.b = {b.data(), L * P * count, P * count}, p.lengths = lengths.data();
+  if (full) p.state = state.data(), p.starts = starts.data();
+  p.h = h.data(), p.final_state = final_state.data();
+  p.grad_h = grad_h.data(), p.grad_final = grad_final.data(), p.grad_b = grad_b.data(), p.grad_state = grad_state.data();
+  longstate_linear_scan(&p, nullptr);
+  longstate_linear_scan_backward(&p, nullptr);
+
+  std::vector<double> seen, end;
+  plain(seen, end);
+  compare("linear_scan h", h, seen);
+  compare("linear_scan final_state", final_state, end);
+  if (shared) {
+    std::fill(grad_a.begin(), grad_a.end(), 0.f);
+    for (size_t i = 0; i < grad_shared.size(); i++) grad_a[i % a.size()] += static_cast<float>(grad_shared[i]);
+  }
+  compare_slope("linear_scan grad_a", a, grad_a, loss);
+  compare_slope("linear_scan grad_b", b, grad_b, loss);
+  if (full) compare_slope("linear_scan grad_state", state, grad_state, loss);
+}
+
 }  // namespace
 
 int main() {
@@ -342,6 +407,10 @@ int main() {
   for (const Size& size : {Size{3, 1, 1, 0, 0}, Size{3, 9, 5, 0, 0}, Size{2, 21, 261, 0, 0}})
     for (int64_t W : {1, 2, 4, 7})
       for (bool full : {false, true}) causal_conv1d(size, W, full);
+  for (const Size& size : {Size{3, 1, 1, 0, 0}, Size{3, 9, 5, 0, 0}, Size{2, 21, 67, 0, 0}})
+    for (Carry kind : {kReal, kComplex, kDense})
+      for (bool shared : {false, true})
+        for (bool full : {false, true}) linear_scan(size, kind, shared, full);
   std::printf("%s: %d failures\n", longstate_isa(), failures);
   return failures != 0;
 }

@@ -97,12 +97,32 @@ struct CausalConv1d {
   float *grad_weight, *grad_bias;    // (batch, taps, features), (batch, features)
 };
 
+// h_t = a_t h_{t-1} + b_t for numbers, complex numbers as pairs re, im, or pairs under 2 x 2 matrices [to, from].
+struct LinearScan {
+  int64_t batch, length, channels;
+  int32_t kind;             // Carry; kDense: 2 x 2
+  const double* shared;     // (channels, 1, 2 or 4): the transition of all elements; or null
+  Rows a;                   // (batch, length, channels * 1, 2 or 4): one for every element, where `shared` is null
+  Rows b;                   // (batch, length, channels * 1 or 2)
+  const float* state;       // (batch, channels, 1 or 2) or null
+  const int64_t* lengths;   // (batch) or null
+  const uint8_t* starts;    // (batch, length) or null
+  float* h;                 // (batch, length, channels, 1 or 2)
+  float* final_state;       // (batch, channels, 1 or 2)
+  // Of the backward pass, which reads h.
+  const float *grad_h, *grad_final;
+  float *grad_a, *grad_b, *grad_state;  // grad_a where `shared` is null
+  double* grad_shared;                  // (batch, channels, 1, 2 or 4)
+};
+
 LONGSTATE_API int32_t longstate_abi_version();
 LONGSTATE_API const char* longstate_isa();
 LONGSTATE_API int64_t longstate_selective_block();
 LONGSTATE_API int64_t longstate_selective_tiles(int64_t channels, int64_t groups);
 LONGSTATE_API int32_t longstate_selective_scan(const SelectiveScan*, parallel_for);
 LONGSTATE_API int32_t longstate_selective_scan_backward(const SelectiveScan*, parallel_for);
+LONGSTATE_API int32_t longstate_linear_scan(const LinearScan*, parallel_for);
+LONGSTATE_API int32_t longstate_linear_scan_backward(const LinearScan*, parallel_for);
 LONGSTATE_API int64_t longstate_lanes();
 LONGSTATE_API int64_t longstate_lti_group();
 LONGSTATE_API int32_t longstate_lti_scan(const LTIScan*, parallel_for);

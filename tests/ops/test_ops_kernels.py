@@ -60,6 +60,7 @@ def test_driver_under_sanitizers(machine: tuple[str, ...], tmp_path: Path) -> No
             "causal_conv1d.cc",
             ["void add_tap", "void add_four_taps", "void activate", "void through_activation", "void accumulate"],
         ),
+        ("linear_scan.cc", ["void spread", "void advance", "void retreat"]),
         ("lti_step.cc", ["void advance_real", "void advance_complex", "void advance_dense", "float read_complex"]),
     ],
 )

@@ -263,7 +263,9 @@ def test_it_becomes_a_program(kind: str, varies: bool) -> None:
 
 def test_explain_names_the_backends() -> None:
     a, b, _ = draw("real", False, 2, 5)
-    assert ops.explain("linear_scan", a, b, None, None, None) == [("torch", None), ("reference", None)]
+    native, *others = ops.explain("linear_scan", a, b, None, None, None)
+    assert native == ("native", "computes in float32, got float64")
+    assert others == [("torch", None), ("reference", None)]
 
 
 @pytest.mark.parametrize(
@@ -280,7 +282,7 @@ def test_explain_names_the_backends() -> None:
         (lambda a, b: ops.linear_scan(a + 0j, b, b[:, 0] + 0j), r"`state` is torch.complex128"),
         (lambda a, b: ops.linear_scan(a, b, lengths=torch.tensor([1, 6])), "between 0 and the sequence length 5"),
         (lambda a, b: ops.linear_scan(a, b, starts=torch.ones(2, 5)), "mark the first element of each packed"),
-        (lambda a, b: ops.linear_scan(a, b, backend="cuda"), "but linear_scan has auto, torch, reference"),
+        (lambda a, b: ops.linear_scan(a, b, backend="cuda"), "but linear_scan has auto, native, torch, reference"),
     ],
 )
 def test_errors_say_what_to_do(call: Callable[[Tensor, Tensor], object], text: str) -> None:

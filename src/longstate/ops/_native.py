@@ -69,12 +69,27 @@ class CausalConv1d(ctypes.Structure):
     )
 
 
+class LinearScan(ctypes.Structure):
+    """`LinearScan` of longstate.h, field by field."""
+
+    _fields_ = (
+        *((name, _INT) for name in ("batch", "length", "channels")),
+        ("kind", ctypes.c_int32),
+        ("shared", _POINTER),
+        *((name, Rows) for name in ("a", "b")),
+        *((name, _POINTER) for name in ("state", "lengths", "starts", "h", "final_state", "grad_h", "grad_final")),
+        *((name, _POINTER) for name in ("grad_a", "grad_b", "grad_state", "grad_shared")),
+    )
+
+
 _FUNCTIONS = {
     "longstate_isa": (ctypes.c_char_p, ()),
     "longstate_selective_block": (_INT, ()),
     "longstate_selective_tiles": (_INT, (_INT, _INT)),
     "longstate_selective_scan": (ctypes.c_int32, (ctypes.POINTER(SelectiveScan), _POINTER)),
     "longstate_selective_scan_backward": (ctypes.c_int32, (ctypes.POINTER(SelectiveScan), _POINTER)),
+    "longstate_linear_scan": (ctypes.c_int32, (ctypes.POINTER(LinearScan), _POINTER)),
+    "longstate_linear_scan_backward": (ctypes.c_int32, (ctypes.POINTER(LinearScan), _POINTER)),
     "longstate_lanes": (_INT, ()),
     "longstate_lti_group": (_INT, ()),
     "longstate_lti_scan": (ctypes.c_int32, (ctypes.POINTER(LTIScan), _POINTER)),

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from longstate._checks import InputError, check_lengths, check_starts, valid_steps
-from longstate.ops import _dispatch
+from longstate.ops import _dispatch, linear_native
 from longstate.ops.scan_blocks import scan_blocks
 
 
@@ -23,10 +23,11 @@ def linear_scan(
 
         h_t = a_t h_{t-1} + b_t
 
-    Element by element, or with a small matrix a_t for every element of a state of K numbers. The torch path cuts the
-    sequence into about sqrt(length) blocks and advances all of them together, once for what they hand on and once for
-    h, so that it makes about 3 sqrt(length) steps. It keeps h (and a, if that varies) for the backward pass, which is
-    the same recurrence from the end.
+    Element by element, or with a small matrix a_t for every element of a state of K numbers. The native path, a
+    compiled kernel, passes over the sequence once, in float32 with a state in float64. The torch path cuts the sequence
+    into about sqrt(length) blocks and advances all of them together, once for what they hand on and once for h, so that
+    it makes about 3 sqrt(length) steps. Both keep h (and a, if that varies) for the backward pass, which is the same
+    recurrence from the end.
 
     Args:
         a: Transition, real or complex: (P,) or, if it varies, (batch, length, P). For blocks (P, K, K) or
@@ -36,7 +37,8 @@ def linear_scan(
             complex; zero if None.
         lengths: Valid elements of right-padded rows (batch,); h after them is unspecified, whatever a and b hold there.
         starts: True where a packed sequence begins (batch, length); nothing before it is carried over.
-        backend: "torch", "reference" (a plain loop), or "auto".
+        backend: "native" (a CPU, numbers or real 2 x 2 matrices, in float32), "torch", "reference" (a plain loop), or
+            "auto".
 
     Returns:
         h, of the shape of b, in the type of b and `state` (float32 at least; complex if a or b is) whatever the
@@ -181,6 +183,7 @@ def _broadcasts(shape: torch.Size, target: tuple[int, ...]) -> bool:
 
 _dispatch.register(
     "linear_scan",
+    _dispatch.Backend("native", linear_native.linear_scan_native, linear_native.why_not),
     _dispatch.Backend("torch", _linear_scan_torch, _dispatch.always),
     _dispatch.Backend("reference", linear_scan_reference, _dispatch.always),
 )
