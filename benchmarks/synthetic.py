@@ -27,7 +27,7 @@ from longstate.data.synthetic import labels_of
 RECIPES = Path(__file__).parent.parent / "recipes" / "synthetic"
 LAYERS: dict[str, dict[str, Any]] = {
     "S4D": {"kind": "s4d"},
-    "H3": {"kind": "h3", "head_dim": 8},
+    "H3": {"kind": "h3", "head_dim": 4},
     "Hyena": {"kind": "hyena"},
     "Mamba": {"kind": "mamba"},
 }
