@@ -196,6 +196,13 @@ CAUSAL_LAYERS = [
     Entry("FeedForward(relu2)", lambda: FeedForward(D_MODEL, activation="relu2")),
     Entry("MixtureOfExperts", lambda: MixtureOfExperts(D_MODEL, 6, n_experts=4), programs=True),
     Entry("MixtureOfExperts(shared)", lambda: MixtureOfExperts(D_MODEL, 6, n_experts=3, d_shared=5), programs=True),
+    Entry(
+        "MixtureOfExperts(sigmoid, latent)",
+        lambda: MixtureOfExperts(
+            D_MODEL, 5, n_experts=4, activation="relu2", normalise=True, scores="sigmoid", scale=2.5, d_latent=3
+        ),
+        programs=True,
+    ),
     Entry("MixtureOfExperts(normalised)", lambda: MixtureOfExperts(D_MODEL, n_experts=3, top_k=1, activation="gelu")),
     Entry("DSS", lambda: DSS(D_MODEL, D_STATE), programs=True),
     Entry("DSS(lin, glu)", lambda: DSS(D_MODEL, 5, init="lin", channels=2, n_ssm=None, separate_dt=True, output="glu")),

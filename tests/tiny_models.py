@@ -19,6 +19,8 @@ NEMOTRON = {"head_dim": 8, "intermediate_size": 24, "ssm_state_size": 4, "mamba_
 TIED = {"tie_word_embeddings": True}
 BIASES = {"mlp_bias": True, "use_bias": True}
 NEMOTRON |= {"n_groups": 2, **ATTENTION}
+EXPERTS = {"n_routed_experts": 5, "moe_intermediate_size": 12, "moe_shared_expert_intermediate_size": 14}
+EXPERTS |= {"routed_scaling_factor": 2.5}
 FALCON_H1 = {"intermediate_size": 24, "mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_state": 4, "mamba_n_groups": 2}
 FALCON_H1 |= {"rope_parameters": {"rope_type": "default", "rope_theta": 50.0}, **ATTENTION}
 MULTIPLIERS = {
@@ -53,6 +55,15 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         "NemotronH",
         {**NEMOTRON, "layers_block_type": [*MIXED, "mlp"], "mlp_bias": True, "use_bias": True},
     ),
+    "nemotron_h, experts": (
+        "NemotronH",
+        {**NEMOTRON, **EXPERTS, "layers_block_type": [*MIXED, "moe", "mlp"], "num_experts_per_tok": 3},
+    ),
+    "nemotron_h, latent experts": (
+        "NemotronH",
+        {**NEMOTRON, **EXPERTS, "layers_block_type": ["moe", *MIXED, "moe"], "moe_latent_size": 8}
+        | {"norm_topk_prob": False},
+    ),
     "falcon_h1": ("FalconH1", {**FALCON_H1, **MULTIPLIERS}),
     "falcon_h1, biases": (
         "FalconH1",
@@ -79,6 +90,9 @@ def make(name: str, dtype: torch.dtype = torch.float32) -> Any:
                 parameter.add_(0.3 * torch.randn_like(parameter))
             else:
                 parameter.normal_(std=0.25 if "embed" not in own else 1.0)
+        for own, buffer in model.named_buffers():
+            if own.endswith("e_score_correction_bias"):
+                buffer.normal_(std=0.3)
     return model.to(dtype)
 
 

@@ -81,6 +81,38 @@ def test_experts_are_the_weighted_sum_of_the_chosen_maps(normalise: bool, d_shar
     assert torch.allclose(torch.compile(layer, backend="eager", fullgraph=True)(x), expected, atol=1e-12)
 
 
+@pytest.mark.parametrize("d_latent", [None, 3])
+@pytest.mark.parametrize("normalise", [False, True])
+def test_experts_chosen_by_sigmoid_and_bias_are_weighted_without_the_bias(
+    normalise: bool, d_latent: int | None
+) -> None:
+    options = {"normalise": normalise, "d_latent": d_latent, "activation": "relu2", "scale": 2.5}
+    layer = MixtureOfExperts(4, 6, n_experts=5, top_k=2, scores="sigmoid", **options).double()
+    assert layer.score_bias is not None
+    layer.score_bias.normal_()
+    x, expected, by_score = torch.randn(2, 7, 4, dtype=torch.float64), torch.zeros(2, 7, 4, dtype=torch.float64), 0
+    for b in range(2):
+        for t in range(7):
+            p = torch.sigmoid(layer.router.weight @ x[b, t])
+            best = (p + layer.score_bias).argsort(descending=True)[:2]
+            by_score += set(best.tolist()) == set(p.argsort(descending=True)[:2].tolist())
+            h = x[b, t] if layer.latent_in is None else layer.latent_in(x[b, t])
+            total = p[best].sum() if normalise else 1.0
+            mixed = sum(
+                2.5 * p[e] / total * (layer.out_proj[e] @ (layer.in_proj[e] @ h).clamp(min=0) ** 2) for e in best
+            )
+            expected[b, t] = mixed if layer.latent_out is None else layer.latent_out(mixed)
+    assert by_score < 14
+    assert torch.allclose(layer(x), expected, atol=1e-12)
+    assert torch.allclose(torch.compile(layer, backend="eager", fullgraph=True)(x), expected, atol=1e-12)
+
+
+def test_scores_that_are_all_zero_share_nothing() -> None:
+    layer = MixtureOfExperts(1, 2, n_experts=2, scores="sigmoid", normalise=True)
+    torch.nn.init.constant_(layer.router.weight, -1e4)
+    assert torch.equal(layer(torch.ones(1, 3, 1)), torch.zeros(1, 3, 1))
+
+
 def test_feed_forward_forms() -> None:
     x = torch.randn(2, 3, 4, dtype=torch.float64)
     gated = FeedForward(4, 6, activation="swiglu").double()
@@ -102,6 +134,8 @@ def test_feed_forward_forms() -> None:
         (lambda: Attention(8, 2, d_conv=-1), "`d_conv` is -1, but a positive integer is needed"),
         (lambda: Attention(8, 2, scale=0.0), "`scale` is 0.0, but a positive number is needed; None means head_dim"),
         (lambda: FeedForward(4, activation="tanh"), "`activation` is 'tanh', but one of gelu, swiglu, relu2 is needed"),
+        (lambda: MixtureOfExperts(4, scores="tanh"), "`scores` is 'tanh', but one of softmax, sigmoid is needed"),
+        (lambda: MixtureOfExperts(4, d_latent=0), "`d_latent` is 0, but a positive integer is needed"),
         (lambda: MixtureOfExperts(4, n_experts=2, top_k=3), "`top_k` is 3, but there are 2 experts to choose from"),
     ],
 )

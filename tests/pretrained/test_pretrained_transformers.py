@@ -229,6 +229,18 @@ def test_multipliers_of_falcon_h1_are_in_the_weights(tmp_path: Path) -> None:
         pretrained.save_hugging_face(model, tmp_path / "out")
 
 
+@pytest.mark.parametrize("name", ["nemotron_h, experts", "nemotron_h, latent experts"])
+def test_experts_of_nemotron_in_one_tensor(name: str, tmp_path: Path) -> None:
+    theirs = tiny_models.save(name, tmp_path)
+    weights = {own: tensor.clone() for own, tensor in theirs.state_dict().items()}
+    assert any(own.endswith("mixer.experts.up_proj") for own in weights)
+    safetensors.torch.save_file(weights, tmp_path / "model.safetensors")
+    assert_close(load(tmp_path)(ids()), tiny_models.logits(theirs, ids()))
+    change(tmp_path, n_routed_experts=10**6)
+    with pytest.raises(InputError, match=r"gate.weight of shape \(5, 16\), but its configuration means \(1000000, 16"):
+        pretrained.load(tmp_path)
+
+
 def test_nemotron_says_which_limit_it_took(tmp_path: Path) -> None:
     tiny_models.save("nemotron_h", tmp_path)
     assert pretrained.convert(tmp_path).assumed == (
@@ -268,8 +280,23 @@ def test_nemotron_says_which_limit_it_took(tmp_path: Path) -> None:
         ("falcon_h1", {"key_multiplier": "b"}, "has key_multiplier = 'b', but a finite number is needed"),
         ("falcon_h1", {"hidden_act": "gelu"}, "has hidden_act = 'gelu', but longstate's form of this model has 'silu'"),
         ("falcon_h1", {"head_dim": 3}, "cannot be used: `rotary_base` is 50.0 with head_dim 3, but a base above 1 and"),
-        ("nemotron_h", {"layers_block_type": ["mlp", "moe", "mlp", "mlp"]}, "but a list of linear_attention, mamba, f"),
+        (
+            "nemotron_h",
+            {"layers_block_type": ["mlp", "rwkv", "mlp", "mlp"]},
+            "but a list of linear_attention, mamba, f",
+        ),
         ("nemotron_h", {"layers_block_type": [], "hybrid_override_pattern": "M|M"}, "has layers_block_type = .*, but "),
+        (
+            "nemotron_h, experts",
+            {"n_group": 5},
+            "has n_group = 5, but longstate's form of this model has 1; it cannot ",
+        ),
+        ("nemotron_h, experts", {"mlp_bias": True}, "has mlp_bias = True, but longstate's form of this model has Fals"),
+        ("nemotron_h, experts", {"n_routed_experts": 4}, r"gate.weight of shape \(5, 16\), but its .* \(4, 16\); use"),
+        ("nemotron_h, experts", {"n_routed_experts": 10**6}, "has n_routed_experts = 1000000, but a number that goes "),
+        ("nemotron_h, experts", {"num_experts_per_tok": 6}, "cannot be used: `top_k` is 6, but there are 5 experts to"),
+        ("nemotron_h, experts", {"moe_latent_size": 8}, "lacks .*fc1_latent_proj.weight, but it is needed"),
+        ("nemotron_h, latent experts", {"moe_latent_size": 12}, r"fc1_latent_proj.weight of shape \(8, 16\), but its "),
         ("nemotron_h", {"attention_bias": True}, "has attention_bias = True, but longstate's form of this model has F"),
         ("nemotron_h", {"mlp_hidden_act": "silu"}, "has mlp_hidden_act = 'silu', but longstate's form of this model h"),
         ("nemotron_h", {"num_nextn_predict_layers": 1}, "has num_nextn_predict_layers = 1, but longstate's form of th"),

@@ -304,6 +304,9 @@ class MixtureOfExpertsConfig:
     activation: Literal["gelu", "swiglu", "relu2"] = "swiglu"
     normalise: bool = False
     d_shared: int | None = None
+    scores: Literal["softmax", "sigmoid"] = "softmax"
+    scale: float = 1.0
+    d_latent: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
