@@ -197,9 +197,9 @@ def change(folder: Path, *removed: str, **changes: Any) -> None:
 
 def test_older_configurations_of_the_hybrids(tmp_path: Path) -> None:
     """Patterns by letters, positions beside the other values, and older names of layers."""
-    for name in ("bamba", "granite", "nemotron_h"):
+    for name in ("bamba", "falcon_h1", "granite", "nemotron_h"):
         theirs = tiny_models.save(name, tmp_path / name)
-        if name == "bamba":
+        if name in ("bamba", "falcon_h1"):
             change(tmp_path / name, "rope_parameters", rope_theta=50.0, rope_scaling=None, mamba_d_head="auto")
         elif name == "granite":
             change(tmp_path / name, "rope_parameters", layer_types=["mamba", "attention"])
