@@ -12,9 +12,14 @@ from longstate.bench.layer_work import infer
 from longstate.layers import CausalLayer
 
 D_MODEL, CHUNK = 64, 16_384
+_DEFAULT = ("S4D", "S4", "DSS", "LSSL", "S5", "LRU", "LinOSS", "GSS", "EMA", "H3", "Hyena", "LongConv")
+_SELECTIVE = ("Mamba", "Mamba2", "Mamba3")
 _LAYERS: dict[str, Callable[[int], CausalLayer[Any]]] = {
-    name: getattr(layers, name)
-    for name in ("S4D", "S4", "DSS", "S5", "LRU", "LinOSS", "GSS", "H3", "Hyena", "Mamba", "Mamba2", "Mamba3")
+    **{name: getattr(layers, name) for name in (*_DEFAULT, *_SELECTIVE)},
+    "HippoMemory": partial(layers.HippoMemory, order=16),  # 16 outputs a feature: 4 GB at the end
+    "Attention": partial(layers.Attention, window=512),
+    "Block-State": layers.BlockStateTransformer,
+    "ParallelHybrid": partial(layers.ParallelHybrid, window=512),
 }
 _CHUNKED = ("S4D", "S4", "Mamba", "Mamba2")
 
@@ -26,7 +31,8 @@ def whole(length: int, *, layer: str) -> Work:
 
 def whole_bytes(length: int, *, layer: str) -> int:
     """What a step was seen to take at most: every layer runs a million steps alone, once."""
-    return {"Mamba2": 10_500, "Mamba3": 16_000}.get(layer, 6_000) * length
+    large = {"Mamba2": 10_500, "Mamba3": 16_000, "HippoMemory": 14_000, "ParallelHybrid": 14_000, "Block-State": 10_000}
+    return large.get(layer, 6_000) * length
 
 
 def chunked(length: int, *, layer: str) -> Work:
@@ -45,7 +51,7 @@ def chunked(length: int, *, layer: str) -> Work:
 
 GROWTH = Case(
     name="growth",
-    title=f"Forward over one sequence, d_model {D_MODEL}, default settings, no gradients",
+    title=f"Forward over one sequence, d_model {D_MODEL}, default settings (attention sees 512 steps), no gradients",
     axis="length",
     sizes=(16_384, 65_536, 262_144, 1_048_576),
     quick=(1024, 2048),
