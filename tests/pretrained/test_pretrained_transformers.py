@@ -209,7 +209,9 @@ def test_older_configurations_of_the_hybrids(tmp_path: Path) -> None:
 
 
 def test_multipliers_of_falcon_h1_are_in_the_weights(tmp_path: Path) -> None:
-    """In bfloat16 they are rounded once; a map without one stays as it is, and what has them is not written back."""
+    """In bfloat16 they are rounded once, widened not at all; what has them is not written back."""
+    import transformers
+
     theirs = tiny_models.make("falcon_h1", torch.bfloat16)
     theirs.save_pretrained(tmp_path / "model")
     model = load(tmp_path / "model")
@@ -222,6 +224,10 @@ def test_multipliers_of_falcon_h1_are_in_the_weights(tmp_path: Path) -> None:
     down = found["backbone.layers.3.layer.out_proj.weight"]
     assert torch.equal(down, layer.feed_forward.down_proj.weight * 0.3)
     assert torch.equal(found["backbone.layers.3.layer.in_proj.weight"][:24], layer.feed_forward.up_proj.weight)
+    wide = dict(load(tmp_path / "model", torch.float32).named_parameters())["backbone.layers.3.layer.out_proj.weight"]
+    assert torch.equal(wide, layer.feed_forward.down_proj.weight.float() * 0.3)
+    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32)
+    assert_close(load(tmp_path / "model", torch.float32)(ids()), tiny_models.logits(again, ids()))
     assert (model.config.embedding_scale, model.config.logit_scale) == (3.0, 0.4)
     with pytest.raises(
         InputError, match=r"`model` has the layers parallel_hybrid, feed_forward in a form that is none"

@@ -73,30 +73,33 @@ class Read(NamedTuple):
 
 
 class Source(NamedTuple):
-    """A family of checkpoints: its name, how it is recognised by names and shapes, and who reads it."""
+    """A family of checkpoints: its name, how it is recognised by names and shapes, and who reads it.
+
+    A reader is told the type that the parameters shall have, or None for that of the file.
+    """
 
     name: str
     recognises: Callable[[Checkpoint], bool]
-    read: Callable[[Checkpoint, Facts], Read]
+    read: Callable[[Checkpoint, Facts, torch.dtype | None], Read]
 
 
 def _is_model(checkpoint: Checkpoint) -> bool:
     return root_of(checkpoint) is not None
 
 
-def _model(checkpoint: Checkpoint, facts: Facts) -> Read:
+def _model(checkpoint: Checkpoint, facts: Facts, dtype: torch.dtype | None) -> Read:
     found = read_model(checkpoint, root_of(checkpoint) or "", facts)
     config = found.config
     model = models.build_part(config) if isinstance(config, BackbonePart) else models.build(config)
     model.load_state_dict(found.tensors, assign=True)
-    return Read(model.eval(), config, found.title, found.assumed)
+    return Read(model.eval().to(dtype=dtype), config, found.title, found.assumed)
 
 
 def _is_layer(checkpoint: Checkpoint) -> bool:
     return bool(layers_in(checkpoint))
 
 
-def _layer(checkpoint: Checkpoint, facts: Facts) -> Read:
+def _layer(checkpoint: Checkpoint, facts: Facts, dtype: torch.dtype | None) -> Read:
     places = layers_in(checkpoint)
     if len(places) > 1:
         raise InputError(
@@ -109,11 +112,13 @@ def _layer(checkpoint: Checkpoint, facts: Facts) -> Read:
             "leave them out."
         )
     found = read_layer(checkpoint, places[0], facts)
-    return Read(found.build(), found.config, found.title, found.assumed)
+    return Read(found.build().to(dtype=dtype), found.config, found.title, found.assumed)
 
 
-def _language_model(plan_of: Callable[[Checkpoint], Plan]) -> Callable[[Checkpoint, Facts], Read]:
-    def read(checkpoint: Checkpoint, facts: Facts) -> Read:
+def _language_model(
+    plan_of: Callable[[Checkpoint], Plan],
+) -> Callable[[Checkpoint, Facts, torch.dtype | None], Read]:
+    def read(checkpoint: Checkpoint, facts: Facts, dtype: torch.dtype | None) -> Read:
         if facts != Facts():
             raise InputError(
                 f"facts about a checkpoint were given, but the configuration of `{checkpoint.path}` says all that is "
@@ -123,7 +128,7 @@ def _language_model(plan_of: Callable[[Checkpoint], Plan]) -> Callable[[Checkpoi
         tokenizer = checkpoint.config_path.with_name(TOKENIZER)
         if tokenizer.is_file():
             plan = plan._replace(config=dataclasses.replace(plan.config, tokenizer=TOKENIZER))
-        model = build(checkpoint, plan)
+        model = build(checkpoint, plan, dtype)
         return Read(model, plan.config, plan.title, plan.assumed, tokenizer if tokenizer.is_file() else None)
 
     return read
@@ -131,10 +136,10 @@ def _language_model(plan_of: Callable[[Checkpoint], Plan]) -> Callable[[Checkpoi
 
 def _image_model(
     reader: Callable[[Checkpoint, Facts], OfficialImageModel],
-) -> Callable[[Checkpoint, Facts], Read]:
-    def read(checkpoint: Checkpoint, facts: Facts) -> Read:
+) -> Callable[[Checkpoint, Facts, torch.dtype | None], Read]:
+    def read(checkpoint: Checkpoint, facts: Facts, dtype: torch.dtype | None) -> Read:
         found = reader(checkpoint, facts)
-        return Read(found.build(), found.config, found.title, found.assumed)
+        return Read(found.build().to(dtype=dtype), found.config, found.title, found.assumed)
 
     return read
 
@@ -199,11 +204,10 @@ def convert(
             f"`{checkpoint.path}` holds {some(checkpoint.names, 3)}, which is no checkpoint that longstate knows "
             f"({known}); check the file, or take one layer of it with `layer=` (--layer)."
         )
-    read = source.read(checkpoint, Facts() if facts is None else facts)
+    read = source.read(checkpoint, Facts() if facts is None else facts, dtype)
     checkpoint.check_all_used(f"{source.name}: {read.title}")
-    model = read.model if dtype is None else read.model.to(dtype)
     title = f"{source.name}: {read.title}"
-    return Converted(model, read.config, title, checkpoint.used, checkpoint.left, read.assumed, read.tokenizer)
+    return Converted(read.model, read.config, title, checkpoint.used, checkpoint.left, read.assumed, read.tokenizer)
 
 
 def load(

@@ -36,7 +36,9 @@ class Piece(NamedTuple):
     factor: float = 1.0
 
 
-def gather(checkpoint: Checkpoint, pieces: Iterable[Piece], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def gather(
+    checkpoint: Checkpoint, pieces: Iterable[Piece], wanted: Mapping[str, Tensor], dtype: torch.dtype | None = None
+) -> dict[str, Tensor]:
     """Take the tensors that a table names, under our names.
 
     A tensor that is the whole of ours is not copied: it stays mapped to its file.
@@ -45,9 +47,10 @@ def gather(checkpoint: Checkpoint, pieces: Iterable[Piece], wanted: Mapping[str,
         checkpoint: Where they are.
         pieces: The table.
         wanted: Tensors of our shapes by our names; their values are not looked at.
+        dtype: Type they get before they are multiplied by a factor; that of the checkpoint if None.
 
     Returns:
-        Tensors of the checkpoint's types, by our names.
+        Tensors by our names.
 
     Raises:
         InputError: If one is missing, of another shape, or of a type that is no weight's; nothing is returned then.
@@ -76,6 +79,7 @@ def gather(checkpoint: Checkpoint, pieces: Iterable[Piece], wanted: Mapping[str,
                 f"`{checkpoint.path}` has {theirs} as {found.dtype}, but weights in float64, float32, float16 or "
                 "bfloat16 are needed; take a checkpoint that was not quantised."
             )
+        found = found if dtype is None else found.to(dtype)
         for piece in group:
             part = found[piece.there] if piece.there else found
             part = part if piece.factor == 1.0 else part * piece.factor

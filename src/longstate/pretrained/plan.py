@@ -31,15 +31,16 @@ class Plan(NamedTuple):
     assumed: tuple[str, ...] = ()
 
 
-def build(checkpoint: Checkpoint, plan: Plan) -> LanguageModel:
+def build(checkpoint: Checkpoint, plan: Plan, dtype: torch.dtype | None = None) -> LanguageModel:
     """Read a model: nothing is drawn at random, and no weight is copied that need not be.
 
     Args:
         checkpoint: Where the tensors are.
         plan: The model.
+        dtype: Type of the parameters; those of the checkpoint if None.
 
     Returns:
-        The model in `eval()` mode, of the types the checkpoint has.
+        The model in `eval()` mode.
 
     Raises:
         InputError: If a tensor is missing or misshapen, or a double differs.
@@ -56,7 +57,7 @@ def build(checkpoint: Checkpoint, plan: Plan) -> LanguageModel:
         model = empty_language_model(plan.config)
     except InputError as error:
         raise InputError(f"`{checkpoint.path}` has a configuration that cannot be used: {error}") from error
-    tensors = gather(checkpoint, plan.pieces, model.state_dict())
+    tensors = gather(checkpoint, plan.pieces, model.state_dict(), dtype)
     for theirs, ours in plan.doubles:
         if theirs in checkpoint:
             _check_double(checkpoint, theirs, tensors[ours], ours)
@@ -122,7 +123,7 @@ def count(values: Values, name: str, names: Collection[str] | None) -> int:
 def _check_double(checkpoint: Checkpoint, theirs: str, tensor: torch.Tensor, ours: str) -> None:
     shape = checkpoint.shape(theirs)
     found = checkpoint.take(theirs, becomes=ours) if shape == tensor.shape else None
-    if found is None or not (found.data_ptr() == tensor.data_ptr() or torch.equal(found, tensor)):
+    if found is None or not (found.data_ptr() == tensor.data_ptr() or torch.equal(found.to(tensor.dtype), tensor)):
         raise InputError(
             f"`{checkpoint.path}` has a head {theirs} of shape {shape} that is not its embeddings, but its "
             "configuration ties the two; correct `tie_word_embeddings` (or `tie_embeddings`) there."
