@@ -11,6 +11,7 @@ typedef void (*lti_fn)(const LTIScan*, int64_t, int64_t);
 typedef void (*lti_step_fn)(const LTIStep*, int64_t, int64_t);
 typedef void (*linear_fn)(const LinearScan*, int64_t, int64_t);
 typedef void (*conv1d_fn)(const CausalConv1d*, int64_t, int64_t);
+typedef void (*ssd_fn)(const SSD*, int64_t, int64_t);
 
 #define DECLARE(isa)                                                                    \
   int64_t longstate_selective_block_##isa();                                            \
@@ -27,7 +28,10 @@ typedef void (*conv1d_fn)(const CausalConv1d*, int64_t, int64_t);
   void longstate_linear_backward_##isa(const LinearScan*, int64_t, int64_t);            \
   int64_t longstate_conv1d_tile_##isa();                                                \
   void longstate_conv1d_forward_##isa(const CausalConv1d*, int64_t, int64_t);           \
-  void longstate_conv1d_backward_##isa(const CausalConv1d*, int64_t, int64_t);
+  void longstate_conv1d_backward_##isa(const CausalConv1d*, int64_t, int64_t);         \
+  int64_t longstate_ssd_tiles_##isa(int64_t, int64_t);                                  \
+  void longstate_ssd_forward_##isa(const SSD*, int64_t, int64_t);                       \
+  void longstate_ssd_backward_##isa(const SSD*, int64_t, int64_t);
 
 extern "C" {
 DECLARE(base)
@@ -53,6 +57,8 @@ struct Kernels {
   linear_fn linear_forward, linear_backward;
   count_fn conv1d_tile;
   conv1d_fn conv1d_forward, conv1d_backward;
+  tiles_fn ssd_tiles;
+  ssd_fn ssd_forward, ssd_backward;
 };
 
 #define KERNELS(isa)                                                                                            \
@@ -61,7 +67,8 @@ struct Kernels {
         longstate_selective_backward_##isa, longstate_lanes_##isa, longstate_lti_group_##isa,                   \
         longstate_lti_forward_##isa, longstate_lti_backward_##isa, longstate_lti_step_##isa,                     \
         longstate_linear_tile_##isa, longstate_linear_forward_##isa, longstate_linear_backward_##isa,           \
-        longstate_conv1d_tile_##isa, longstate_conv1d_forward_##isa, longstate_conv1d_backward_##isa            \
+        longstate_conv1d_tile_##isa, longstate_conv1d_forward_##isa, longstate_conv1d_backward_##isa,           \
+        longstate_ssd_tiles_##isa, longstate_ssd_forward_##isa, longstate_ssd_backward_##isa                    \
   }
 
 // LONGSTATE_ISA (base, avx2, avx512) caps the choice, so that tests reach every variant that the machine can run.
@@ -112,6 +119,10 @@ RANGE(linear_range, linear_forward, LinearScan)
 RANGE(linear_back_range, linear_backward, LinearScan)
 RANGE(conv1d_range, conv1d_forward, CausalConv1d)
 RANGE(conv1d_back_range, conv1d_backward, CausalConv1d)
+RANGE(ssd_range, ssd_forward, SSD)
+RANGE(ssd_back_range, ssd_backward, SSD)
+
+int64_t ssd_tasks(const SSD* p) { return p->batch * p->groups * kernels().ssd_tiles(p->heads, p->groups); }
 
 int64_t linear_tasks(const LinearScan* p) {
   return p->batch * ((p->channels + kernels().linear_tile() - 1) / kernels().linear_tile());
@@ -158,4 +169,13 @@ LONGSTATE_API int32_t longstate_causal_conv1d(const CausalConv1d* p, parallel_fo
 }
 LONGSTATE_API int32_t longstate_causal_conv1d_backward(const CausalConv1d* p, parallel_for pool) {
   return over_tasks(conv1d_tasks(p), p, conv1d_back_range, pool);
+}
+LONGSTATE_API int64_t longstate_ssd_tiles(int64_t heads, int64_t groups) {
+  return groups * kernels().ssd_tiles(heads, groups);
+}
+LONGSTATE_API int32_t longstate_ssd(const SSD* p, parallel_for pool) {
+  return over_tasks(ssd_tasks(p), p, ssd_range, pool);
+}
+LONGSTATE_API int32_t longstate_ssd_backward(const SSD* p, parallel_for pool) {
+  return over_tasks(ssd_tasks(p), p, ssd_back_range, pool);
 }

@@ -390,6 +390,97 @@ void linear_scan(const Size& size, Carry kind, bool shared, bool full) {
   if (full) compare_slope("linear_scan grad_state", state, grad_state, loss);
 }
 
+void ssd(const Size& size, int64_t groups, int64_t rank, bool full) {
+  const int64_t B = size.batch, L = size.length, P = size.features, N = size.states, H = size.channels * groups;
+  const int64_t block = 64 - 64 % rank, tiles = longstate_ssd_tiles(H, groups);
+  std::vector<float> x = draw(B * L * H * P), weight = draw(B * L * H, 0.f, 1.f), l = draw(B * L * H, -0.5f, 0.f);
+  std::vector<float> in = draw(B * L * groups * N), out = draw(B * L * groups * N), D = draw(H * P);
+  std::vector<float> state = draw(B * H * P * N);
+  const std::vector<int64_t> lengths = some_lengths(size);
+  std::vector<uint8_t> starts(B * L);
+  for (int64_t t = 0; t < B * L; t++) {
+    const bool is_first = t % L % rank == 0;
+    starts[t] = is_first && source() % 16 == 0;
+    if (!is_first) l[t * H] = 0.f;
+    for (int64_t h = 1; h < H && !is_first; h++) l[t * H + h] = 0.f;
+  }
+  const std::vector<float> grad_y = draw(B * L * H * P), grad_final = draw(B * H * P * N);
+
+  auto plain = [&](std::vector<double>& y, std::vector<double>& end) {
+    y.assign(B * L * H * P, 0);
+    end.assign(B * H * P * N, 0);
+    for (int64_t b = 0; b < B; b++)
+      for (int64_t h = 0; h < H; h++) {
+        std::vector<double> S(P * N);
+        for (int64_t i = 0; i < P * N; i++) S[i] = full ? state[(b * H + h) * P * N + i] : 0;
+        for (int64_t begin = 0; begin < lengths[b]; begin += rank) {
+          const int64_t last = begin + rank < lengths[b] ? begin + rank : lengths[b];
+          for (int64_t t = begin; t < last; t++) {
+            const int64_t place = b * L + t, vector = (place * groups + h / size.channels) * N;
+            const double kept = starts[place] ? 0 : std::exp(double(l[place * H + h]));
+            const double scale = full ? weight[place * H + h] : 1.0;
+            for (int64_t i = 0; i < P * N; i++)
+              S[i] = kept * S[i] + scale * x[(place * H + h) * P + i / N] * in[vector + i % N];
+          }
+          for (int64_t t = begin; t < last; t++)
+            for (int64_t k = 0; k < P; k++) {
+              const int64_t place = ((b * L + t) * H + h) * P + k, vector = ((b * L + t) * groups + h / size.channels) * N;
+              y[place] = full ? double(D[h * P + k]) * x[place] : 0;
+              for (int64_t n = 0; n < N; n++) y[place] += S[k * N + n] * out[vector + n];
+            }
+        }
+        for (int64_t i = 0; i < P * N; i++) end[(b * H + h) * P * N + i] = S[i];
+      }
+  };
+  auto loss = [&]() {
+    std::vector<double> y, end;
+    plain(y, end);
+    return sum_of(y, grad_y) + sum_of(end, grad_final);
+  };
+
+  std::vector<float> y = unwritten(x.size()), final_state = unwritten(state.size());
+  std::vector<float> borders = unwritten(B * ((L + block - 1) / block) * H * N * P);
+  std::vector<float> grad_x = unwritten(x.size()), grad_weight = unwritten(l.size()), grad_decay = unwritten(l.size());
+  std::vector<float> grad_B = unwritten(tiles * B * L * N), grad_C = unwritten(tiles * B * L * N);
+  std::vector<float> grad_D = unwritten(B * H * P), grad_state = unwritten(state.size());
+  SSD p{};
+  p.batch = B, p.length = L, p.heads = H, p.width = P, p.states = N, p.groups = groups, p.block = block, p.rank = rank;
+  p.x = {x.data(), L * H * P, H * P}, p.log_decay = {l.data(), L * H, H};
+  p.B = {in.data(), L * groups * N, groups * N}, p.C = {out.data(), L * groups * N, groups * N};
+  p.lengths = lengths.data(), p.starts = starts.data();
+  if (full) p.weight = {weight.data(), L * H, H}, p.D = D.data(), p.state = state.data();
+  p.y = y.data(), p.final_state = final_state.data();
+  longstate_ssd(&p, nullptr);
+  p.borders = borders.data(), p.grad_y = grad_y.data(), p.grad_final = grad_final.data(), p.grad_x = grad_x.data();
+  p.grad_weight = grad_weight.data(), p.grad_decay = grad_decay.data(), p.grad_B = grad_B.data();
+  p.grad_C = grad_C.data(), p.grad_D = grad_D.data(), p.grad_state = grad_state.data();
+  longstate_ssd(&p, nullptr);
+  longstate_ssd_backward(&p, nullptr);
+
+  std::vector<double> seen, end;
+  plain(seen, end);
+  compare("ssd y", y, seen);
+  compare("ssd final_state", final_state, end);
+  auto over_tiles = [&](const std::vector<float>& all) {
+    std::vector<float> sum(B * L * groups * N);
+    for (int64_t tile = 0; tile < tiles; tile++)
+      for (int64_t place = 0; place < B * L; place++)
+        for (int64_t n = 0; n < N; n++)
+          sum[(place * groups + tile / (tiles / groups)) * N + n] += all[(tile * B * L + place) * N + n];
+    return sum;
+  };
+  compare_slope("ssd grad_x", x, grad_x, loss);
+  compare_slope("ssd grad_B", in, over_tiles(grad_B), loss);
+  compare_slope("ssd grad_C", out, over_tiles(grad_C), loss);
+  if (rank == 1) compare_slope("ssd grad_decay", l, grad_decay, loss);  // with more, only first steps may decay
+  if (!full) return;
+  std::vector<float> by_D(H * P);
+  for (int64_t i = 0; i < B * H * P; i++) by_D[i % (H * P)] += grad_D[i];
+  compare_slope("ssd grad_weight", weight, grad_weight, loss);
+  compare_slope("ssd grad_D", D, by_D, loss);
+  compare_slope("ssd grad_state", state, grad_state, loss);
+}
+
 }  // namespace
 
 int main() {
@@ -411,6 +502,10 @@ int main() {
     for (Carry kind : {kReal, kComplex, kDense})
       for (bool shared : {false, true})
         for (bool full : {false, true}) linear_scan(size, kind, shared, full);
+  for (const Size& size : {Size{3, 1, 1, 1, 1}, Size{3, 33, 5, 3, 2}, Size{2, 150, 17, 18, 7}})
+    for (int64_t groups : {1, 2})
+      for (bool full : {false, true}) ssd(size, groups, 1, full);
+  for (int64_t rank : {3, 4}) ssd({3, 25 * rank, 5, 3, 2}, 2, rank, true);
   std::printf("%s: %d failures\n", longstate_isa(), failures);
   return failures != 0;
 }

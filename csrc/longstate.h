@@ -115,6 +115,28 @@ struct LinearScan {
   double* grad_shared;                  // (batch, channels, 1, 2 or 4)
 };
 
+// S_t = e^{l_t} S_{t-1} + w_t x_t B_t^T, y_t = S_t C_t + D x_t; head h reads group h / (heads / groups).
+struct SSD {
+  int64_t batch, length, heads, width, states, groups;
+  int64_t block, rank;      // steps of a block, a multiple of rank; so many steps are one instant and see each other
+  Rows x;                   // (batch, length, heads * width)
+  Rows weight, log_decay;   // w, null for ones, and l: (batch, length, heads)
+  Rows B, C;                // (batch, length, groups * states)
+  const float* D;           // (heads, width) or null
+  const float* state;       // (batch, heads, width, states) or null
+  const int64_t* lengths;   // (batch) or null
+  const uint8_t* starts;    // (batch, length) or null
+  float* y;                 // (batch, length, heads, width)
+  float* final_state;       // (batch, heads, width, states)
+  float* borders;           // (batch, blocks, heads, states, width): states before every block, or null
+  // Of the backward pass.
+  const float *grad_y, *grad_final;
+  float *grad_x, *grad_weight, *grad_decay;  // (batch, length, heads * width), (batch, length, heads)
+  float *grad_B, *grad_C;                    // (tiles, batch, length, states): one part a tile of heads
+  float* grad_D;                             // (batch, heads, width)
+  float* grad_state;                         // (batch, heads, width, states)
+};
+
 LONGSTATE_API int32_t longstate_abi_version();
 LONGSTATE_API const char* longstate_isa();
 LONGSTATE_API int64_t longstate_selective_block();
@@ -130,3 +152,6 @@ LONGSTATE_API int32_t longstate_lti_scan_backward(const LTIScan*, parallel_for);
 LONGSTATE_API int32_t longstate_lti_step(const LTIStep*, parallel_for);
 LONGSTATE_API int32_t longstate_causal_conv1d(const CausalConv1d*, parallel_for);
 LONGSTATE_API int32_t longstate_causal_conv1d_backward(const CausalConv1d*, parallel_for);
+LONGSTATE_API int64_t longstate_ssd_tiles(int64_t heads, int64_t groups);
+LONGSTATE_API int32_t longstate_ssd(const SSD*, parallel_for);
+LONGSTATE_API int32_t longstate_ssd_backward(const SSD*, parallel_for);

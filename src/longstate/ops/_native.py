@@ -82,6 +82,18 @@ class LinearScan(ctypes.Structure):
     )
 
 
+class SSD(ctypes.Structure):
+    """`SSD` of longstate.h, field by field."""
+
+    _fields_ = (
+        *((name, _INT) for name in ("batch", "length", "heads", "width", "states", "groups", "block", "rank")),
+        *((name, Rows) for name in ("x", "weight", "log_decay", "B", "C")),
+        *((name, _POINTER) for name in ("D", "state", "lengths", "starts", "y", "final_state", "borders")),
+        *((name, _POINTER) for name in ("grad_y", "grad_final", "grad_x", "grad_weight", "grad_decay")),
+        *((name, _POINTER) for name in ("grad_B", "grad_C", "grad_D", "grad_state")),
+    )
+
+
 _FUNCTIONS = {
     "longstate_isa": (ctypes.c_char_p, ()),
     "longstate_selective_block": (_INT, ()),
@@ -96,6 +108,9 @@ _FUNCTIONS = {
     "longstate_lti_scan_backward": (ctypes.c_int32, (ctypes.POINTER(LTIScan), _POINTER)),
     "longstate_causal_conv1d": (ctypes.c_int32, (ctypes.POINTER(CausalConv1d), _POINTER)),
     "longstate_causal_conv1d_backward": (ctypes.c_int32, (ctypes.POINTER(CausalConv1d), _POINTER)),
+    "longstate_ssd_tiles": (_INT, (_INT, _INT)),
+    "longstate_ssd": (ctypes.c_int32, (ctypes.POINTER(SSD), _POINTER)),
+    "longstate_ssd_backward": (ctypes.c_int32, (ctypes.POINTER(SSD), _POINTER)),
     "longstate_lti_step": (ctypes.c_int32, (ctypes.POINTER(LTIStep), _POINTER)),
 }
 """The functions of longstate.h: what each returns and takes."""

@@ -9,6 +9,8 @@ from torch.nn import functional as F
 from longstate._checks import InputError, check_lengths, check_positive, check_starts, valid_steps, zero_padding
 from longstate.ops import _dispatch, _third_party
 from longstate.ops.ssd_core import ssd_core
+from longstate.ops.ssd_native import ssd_core_native
+from longstate.ops.ssd_native import why_not as why_not_native
 
 BLOCK = 64
 
@@ -51,7 +53,8 @@ def ssd(
         lengths: Valid elements of right-padded rows (batch,); outputs after them are unspecified.
         starts: True where a packed sequence begins (batch, length); the state is forgotten there.
         block: Steps that are joined in one matrix product; changes the speed only.
-        backend: "mamba_ssm", "fla" (a GPU, if installed), "torch", "reference" (a plain loop), or "auto".
+        backend: "mamba_ssm", "fla" (a GPU, if installed), "native" (compiled, float32 on a CPU), "torch", "reference" (a
+            plain loop), or "auto".
 
     Returns:
         Outputs (batch, length, H, P) in the type of `x`; and the new state, float32 at least.
@@ -187,6 +190,47 @@ def _ssd_torch(
     return (y if D is None else y + _skip(D.to(dtype), u)).to(x.dtype), S
 
 
+def _why_not_native(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    dt_bias: Tensor | None,
+    dt_softplus: bool,
+    dt_limit: tuple[float, float],
+    state: Tensor | None,
+    lengths: Tensor | None,
+    starts: Tensor | None,
+    block: int,
+) -> str | None:
+    """Why the compiled kernel, which has blocks of its own, cannot take this call, or None."""
+    return why_not_native(x, 1, dt, A, B, C, D, dt_bias, state)
+
+
+def _ssd_native(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    dt_bias: Tensor | None,
+    dt_softplus: bool,
+    dt_limit: tuple[float, float],
+    state: Tensor | None,
+    lengths: Tensor | None,
+    starts: Tensor | None,
+    block: int,
+) -> tuple[Tensor, Tensor]:
+    dt = _zero_padding(dt, lengths).float()
+    dt = _steps(dt, None if dt_bias is None else dt_bias.float(), dt_softplus, dt_limit)
+    skip = None if D is None else (D if D.dim() == 2 else D[:, None]).expand(x.shape[2:])
+    y, S = ssd_core_native(x, dt * A.float(), B, C, state, starts, weight=dt, D=skip, lengths=lengths)
+    return y.to(x.dtype), S
+
+
 def _steps(dt: Tensor, bias: Tensor | None, softplus: bool, limit: tuple[float, float]) -> Tensor:
     dt = dt if bias is None else dt + bias
     dt = F.softplus(dt) if softplus else dt
@@ -243,6 +287,7 @@ _dispatch.register(
     "ssd",
     _dispatch.Backend("mamba_ssm", _third_party.ssd, _third_party.why_not_ssd),
     _dispatch.Backend("fla", _third_party.ssd_by_fla, _third_party.why_not_ssd_by_fla),
+    _dispatch.Backend("native", _ssd_native, _why_not_native),
     _dispatch.Backend("torch", _ssd_torch, _dispatch.always),
     _dispatch.Backend("reference", ssd_reference, _dispatch.always),
 )
