@@ -1,4 +1,4 @@
-// Products and transposes of small matrices of floats in the first two caches; rows of results are vectors.
+// Rows of floats; and products and transposes of small matrices in the first two caches, whose rows are vectors.
 #pragma once
 #include <utility>
 
@@ -39,6 +39,37 @@ class Panel {
   int64_t width_;
   Vectors all_;
 };
+
+inline void copy(const float* from, int64_t count, float* to) { std::memcpy(to, from, count * sizeof(float)); }
+inline void clear(float* to, int64_t count) { std::memset(to, 0, count * sizeof(float)); }
+
+// `to` may be `from`.
+inline void scale(const float* from, float factor, int64_t count, float* to) {
+#pragma omp simd
+  for (int64_t k = 0; k < count; k++) to[k] = factor * from[k];
+}
+
+inline void scale_by(const float* from, const float* factors, int64_t count, float* to) {
+#pragma omp simd
+  for (int64_t k = 0; k < count; k++) to[k] = factors[k] * from[k];
+}
+
+inline void add_scaled_by(const float* from, const float* factors, int64_t count, float* to) {
+#pragma omp simd
+  for (int64_t k = 0; k < count; k++) to[k] += factors[k] * from[k];
+}
+
+inline void add_to(const float* from, int64_t count, float* to) {
+#pragma omp simd
+  for (int64_t k = 0; k < count; k++) to[k] += from[k];
+}
+
+inline float dot(const float* a, const float* b, int64_t count) {
+  float sum = 0.f;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t k = 0; k < count; k++) sum += a[k] * b[k];
+  return sum;
+}
 
 template <int high, int wide>
 inline void tile_of_product(const Floats& a, const Floats& b, const Floats& c, int64_t i, int64_t j, int64_t inner) {

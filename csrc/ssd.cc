@@ -50,9 +50,6 @@ const float* at(const Rows& rows, int64_t row, int64_t t) {
   return rows.data + row * rows.batch_stride + t * rows.time_stride;
 }
 
-void copy(const float* from, int64_t count, float* to) { std::memcpy(to, from, count * sizeof(float)); }
-void clear(float* to, int64_t count) { std::memset(to, 0, count * sizeof(float)); }
-
 // The valid steps of a block, and what each of them sees: steps first[i] .. last[i] - 1, and the state before the block
 // unless a sequence has started since.
 struct Block {
@@ -115,27 +112,6 @@ void within(const Block& block, const Decays& d, int64_t i, int64_t columns, flo
   }
 }
 
-// `to` may be `from`.
-void scale(const float* from, float factor, int64_t count, float* to) {
-#pragma omp simd
-  for (int64_t k = 0; k < count; k++) to[k] = factor * from[k];
-}
-
-void scale_by(const float* from, const float* factors, int64_t count, float* to) {
-#pragma omp simd
-  for (int64_t k = 0; k < count; k++) to[k] = factors[k] * from[k];
-}
-
-void add_scaled_by(const float* from, const float* factors, int64_t count, float* to) {
-#pragma omp simd
-  for (int64_t k = 0; k < count; k++) to[k] += factors[k] * from[k];
-}
-
-void add_to(const float* from, int64_t count, float* to) {
-#pragma omp simd
-  for (int64_t k = 0; k < count; k++) to[k] += from[k];
-}
-
 // columns += a b; the sum of the columns before `end`.
 float gather_terms(const float* a, const float* b, int64_t count, int32_t end, float* columns) {
   float sum = 0.f;
@@ -144,13 +120,6 @@ float gather_terms(const float* a, const float* b, int64_t count, int32_t end, f
     columns[j] += a[j] * b[j];
     sum += j < end ? columns[j] : 0.f;
   }
-  return sum;
-}
-
-float dot(const float* a, const float* b, int64_t count) {
-  float sum = 0.f;
-#pragma omp simd reduction(+ : sum)
-  for (int64_t k = 0; k < count; k++) sum += a[k] * b[k];
   return sum;
 }
 

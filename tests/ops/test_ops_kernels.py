@@ -61,10 +61,8 @@ def test_driver_under_sanitizers(machine: tuple[str, ...], tmp_path: Path) -> No
             ["void add_tap", "void add_four_taps", "void activate", "void through_activation", "void accumulate"],
         ),
         ("linear_scan.cc", ["void spread", "void advance", "void retreat"]),
-        (
-            "ssd.cc",
-            ["void within", "void scale", "void scale_by", "void add_scaled_by", "float gather_terms", "float dot"],
-        ),
+        ("ssd.cc", ["void within", "float gather_terms"]),
+        ("products.h", ["inline void scale", "inline void scale_by", "inline void add_to", "inline float dot"]),
         ("lti_step.cc", ["void advance_real", "void advance_complex", "void advance_dense", "float read_complex"]),
     ],
 )
@@ -73,7 +71,8 @@ def test_hot_loops_are_vectorised(file: str, functions: list[str], tmp_path: Pat
     if "Free Software Foundation" not in version:
         pytest.skip("only gcc reports by line what it vectorises")
     options = ["-O3", "-mavx2", "-mfma", "-DISA=base", "-fopt-info-vec-optimized"]
-    report = compile_with(*options, "-c", SOURCES / file, "-o", tmp_path / "kernel.o")
+    unit = {"products.h": "ssd.cc"}.get(file, file)
+    report = compile_with(*options, "-c", SOURCES / unit, "-o", tmp_path / "kernel.o")
     found = {int(line) for line in re.findall(rf"{file}:(\d+):\d+: optimized: loop vectorized using 32", report)}
     text = (SOURCES / file).read_text()
     for function in functions:

@@ -53,8 +53,8 @@ def ssd(
         lengths: Valid elements of right-padded rows (batch,); outputs after them are unspecified.
         starts: True where a packed sequence begins (batch, length); the state is forgotten there.
         block: Steps that are joined in one matrix product; changes the speed only.
-        backend: "mamba_ssm", "fla" (a GPU, if installed), "native" (compiled, float32 on a CPU), "torch", "reference" (a
-            plain loop), or "auto".
+        backend: "mamba_ssm", "fla" (a GPU, if installed), "native" (compiled, float32 on a CPU), "torch", "reference"
+            (a plain loop), or "auto".
 
     Returns:
         Outputs (batch, length, H, P) in the type of `x`; and the new state, float32 at least.
