@@ -1,13 +1,18 @@
 """What stands after a sequence operator: activation, dropout and a gate or a linear map, element by element."""
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from longstate import ops
 from longstate._checks import InputError, check_choice
 
 OUTPUTS = ("glu", "linear", "none", "full_glu", "half_glu1", "half_glu2", "gelu")
 
 _KEEP_THE_WIDTH = ("none", "half_glu1", "half_glu2", "gelu")
+
+_MANY = 1 << 16
+"""Numbers from which on `ops.gelu_map` takes less time and memory than its operations one after the other."""
 
 
 def build_output(kind: str, d_inner: int, d_model: int, dropout: float) -> nn.Module:
@@ -53,12 +58,23 @@ def build_output(kind: str, d_inner: int, d_model: int, dropout: float) -> nn.Mo
     if kind in ("glu", "full_glu"):
         return GatedOutput(d_inner, d_model, dropout, approximate="none" if kind == "glu" else "tanh")
     if kind == "linear":
-        return nn.Sequential(nn.GELU(), nn.Dropout(dropout), nn.Linear(d_inner, d_model))
+        return LinearOutput(nn.GELU(), nn.Dropout(dropout), nn.Linear(d_inner, d_model))
     if kind in ("half_glu1", "half_glu2"):
         return HalfGatedOutput(d_model, dropout, activate_value=kind == "half_glu1")
     if kind == "gelu":
         return nn.Sequential(nn.GELU(approximate="tanh"), nn.Dropout(dropout))
     return nn.Identity()
+
+
+class LinearOutput(nn.Sequential):
+    """GELU, dropout and a linear map, made as an `nn.Sequential` of the three."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map (..., d_inner) to (..., d_model)."""
+        activation, dropout, linear = self
+        if isinstance(linear, nn.Linear) and _at_once(input, dropout, linear):
+            return ops.gelu_map(input, linear.weight, linear.bias, kind="linear")
+        return linear(dropout(activation(input)))
 
 
 class GatedOutput(nn.Module):
@@ -87,6 +103,8 @@ class GatedOutput(nn.Module):
 
     def forward(self, y: Tensor) -> Tensor:
         """Map (..., d_inner) to (..., d_model)."""
+        if _at_once(y, self.dropout, self.linear):
+            return ops.gelu_map(y, self.linear.weight, self.linear.bias, kind="glu", approximate=self.approximate)
         return F.glu(self.linear(self.dropout(F.gelu(y, approximate=self.approximate))), dim=-1)
 
 
@@ -118,5 +136,21 @@ class HalfGatedOutput(nn.Module):
 
     def forward(self, y: Tensor) -> Tensor:
         """Map (..., d_model) to the same shape."""
+        if _at_once(y, self.dropout, self.linear):
+            kind = "half_glu1" if self.activate_value else "half_glu2"
+            return ops.gelu_map(y, self.linear.weight, self.linear.bias, kind=kind, approximate="tanh")
         g = self.dropout(F.gelu(y, approximate="tanh"))
         return (g if self.activate_value else y) * self.linear(g).sigmoid()
+
+
+def _at_once(y: Tensor, dropout: nn.Module, linear: nn.Linear) -> bool:
+    """Whether `ops.gelu_map` is to do all of a stage: over many elements, if it means the same as the modules do.
+
+    It drops nothing and knows no autocast, and a map with hooks, or one of another class (a parametrised, adapted or
+    quantised one), is to be called as a module. A compiler sees the operations themselves.
+    """
+    if torch.compiler.is_compiling() or y.numel() < _MANY or torch.is_autocast_enabled(y.device.type):
+        return False
+    if type(linear) is not nn.Linear or linear._forward_hooks or linear._forward_pre_hooks:
+        return False
+    return isinstance(dropout, nn.Dropout) and not (dropout.training and dropout.p > 0)

@@ -11,6 +11,7 @@ from longstate.ops.cross_scan import cross_merge as cross_merge
 from longstate.ops.cross_scan import cross_scan as cross_scan
 from longstate.ops.fft_conv import fft_conv as fft_conv
 from longstate.ops.fft_conv_nd import fft_conv_nd as fft_conv_nd
+from longstate.ops.gelu_map import gelu_map as gelu_map
 from longstate.ops.implicit_filter import implicit_filter as implicit_filter
 from longstate.ops.linear_scan import linear_scan as linear_scan
 from longstate.ops.long_conv import long_conv as long_conv
