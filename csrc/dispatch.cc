@@ -10,6 +10,7 @@ typedef void (*selective_fn)(const SelectiveScan*, int64_t, int64_t);
 typedef void (*lti_fn)(const LTIScan*, int64_t, int64_t);
 typedef void (*lti_step_fn)(const LTIStep*, int64_t, int64_t);
 typedef void (*linear_fn)(const LinearScan*, int64_t, int64_t);
+typedef void (*varying_fn)(const VaryingScan*, int64_t, int64_t);
 typedef void (*conv1d_fn)(const CausalConv1d*, int64_t, int64_t);
 typedef void (*ssd_fn)(const SSD*, int64_t, int64_t);
 
@@ -23,6 +24,9 @@ typedef void (*ssd_fn)(const SSD*, int64_t, int64_t);
   void longstate_lti_forward_##isa(const LTIScan*, int64_t, int64_t);                   \
   void longstate_lti_backward_##isa(const LTIScan*, int64_t, int64_t);                  \
   void longstate_lti_step_##isa(const LTIStep*, int64_t, int64_t);                      \
+  int64_t longstate_varying_block_##isa();                                              \
+  void longstate_varying_forward_##isa(const VaryingScan*, int64_t, int64_t);           \
+  void longstate_varying_backward_##isa(const VaryingScan*, int64_t, int64_t);          \
   int64_t longstate_linear_tile_##isa();                                                \
   void longstate_linear_forward_##isa(const LinearScan*, int64_t, int64_t);             \
   void longstate_linear_backward_##isa(const LinearScan*, int64_t, int64_t);            \
@@ -53,6 +57,8 @@ struct Kernels {
   count_fn lanes, lti_group;
   lti_fn lti_forward, lti_backward;
   lti_step_fn lti_step;
+  count_fn varying_block;
+  varying_fn varying_forward, varying_backward;
   count_fn linear_tile;
   linear_fn linear_forward, linear_backward;
   count_fn conv1d_tile;
@@ -66,6 +72,7 @@ struct Kernels {
     #isa, longstate_selective_block_##isa, longstate_selective_tiles_##isa, longstate_selective_forward_##isa,  \
         longstate_selective_backward_##isa, longstate_lanes_##isa, longstate_lti_group_##isa,                   \
         longstate_lti_forward_##isa, longstate_lti_backward_##isa, longstate_lti_step_##isa,                     \
+        longstate_varying_block_##isa, longstate_varying_forward_##isa, longstate_varying_backward_##isa,        \
         longstate_linear_tile_##isa, longstate_linear_forward_##isa, longstate_linear_backward_##isa,           \
         longstate_conv1d_tile_##isa, longstate_conv1d_forward_##isa, longstate_conv1d_backward_##isa,           \
         longstate_ssd_tiles_##isa, longstate_ssd_forward_##isa, longstate_ssd_backward_##isa                    \
@@ -115,6 +122,8 @@ RANGE(selective_back_range, selective_backward, SelectiveScan)
 RANGE(lti_range, lti_forward, LTIScan)
 RANGE(lti_back_range, lti_backward, LTIScan)
 RANGE(lti_step_range, lti_step, LTIStep)
+RANGE(varying_range, varying_forward, VaryingScan)
+RANGE(varying_back_range, varying_backward, VaryingScan)
 RANGE(linear_range, linear_forward, LinearScan)
 RANGE(linear_back_range, linear_backward, LinearScan)
 RANGE(conv1d_range, conv1d_forward, CausalConv1d)
@@ -123,6 +132,10 @@ RANGE(ssd_range, ssd_forward, SSD)
 RANGE(ssd_back_range, ssd_backward, SSD)
 
 int64_t ssd_tasks(const SSD* p) { return p->batch * p->groups * kernels().ssd_tiles(p->heads, p->groups); }
+
+int64_t varying_tasks(const VaryingScan* p) {
+  return p->batch * ((p->features + kernels().lanes() - 1) / kernels().lanes());
+}
 
 int64_t linear_tasks(const LinearScan* p) {
   return p->batch * ((p->channels + kernels().linear_tile() - 1) / kernels().linear_tile());
@@ -157,6 +170,13 @@ LONGSTATE_API int32_t longstate_lti_scan_backward(const LTIScan* p, parallel_for
 LONGSTATE_API int32_t longstate_lti_step(const LTIStep* p, parallel_for pool) {
   const int64_t work = p->states * (p->kind == kDense ? p->states : 1);
   return over_tasks(p->batch * p->features, p, lti_step_range, pool, 1 + kStepGrain / work);
+}
+LONGSTATE_API int64_t longstate_varying_block() { return kernels().varying_block(); }
+LONGSTATE_API int32_t longstate_varying_scan(const VaryingScan* p, parallel_for pool) {
+  return over_tasks(varying_tasks(p), p, varying_range, pool);
+}
+LONGSTATE_API int32_t longstate_varying_scan_backward(const VaryingScan* p, parallel_for pool) {
+  return over_tasks(varying_tasks(p), p, varying_back_range, pool);
 }
 LONGSTATE_API int32_t longstate_linear_scan(const LinearScan* p, parallel_for pool) {
   return over_tasks(linear_tasks(p), p, linear_range, pool);

@@ -5,6 +5,7 @@
 // build it with the address and undefined-behaviour sanitizers.
 #include <algorithm>
 #include <cmath>
+#include <complex>
 #include <cstdio>
 #include <functional>
 #include <random>
@@ -481,6 +482,75 @@ void ssd(const Size& size, int64_t groups, int64_t rank, bool full) {
   compare_slope("ssd grad_state", state, grad_state, loss);
 }
 
+void varying_scan(const Size& size, bool held, bool full) {
+  const int64_t B = size.batch, L = size.length, H = size.features, N = size.states, C = size.channels;
+  const int64_t block = longstate_varying_block(), tiles = (H + longstate_lanes() - 1) / longstate_lanes();
+  std::vector<float> u = draw(B * L * H), rate = draw(B * L, 0.f, 2.f), z = draw(N * 2 * H, -1.f, -0.1f);
+  std::vector<float> gain = draw(N * 2 * H), out = draw(C * N * 2 * H), state = draw(B * N * 2 * H);
+  const std::vector<int64_t> lengths = some_lengths(size);
+  std::vector<uint8_t> starts(B * L);
+  for (uint8_t& start : starts) start = source() % 8 == 0;
+  const std::vector<float> grad_y = draw(B * L * C * H), grad_final = draw(state.size());
+  using complex = std::complex<double>;
+  auto at = [&](const std::vector<float>& x, int64_t mode, int64_t h) {
+    return complex(x[2 * mode * H + h], x[(2 * mode + 1) * H + h]);
+  };
+
+  auto plain = [&](std::vector<double>& y, std::vector<double>& end) {
+    y.assign(B * L * C * H, 0);
+    end.assign(state.size(), 0);
+    for (int64_t b = 0; b < B; b++)
+      for (int64_t h = 0; h < H; h++)
+        for (int64_t n = 0; n < N; n++) {
+          complex x = full ? at(state, b * N + n, h) : 0;
+          for (int64_t t = 0; t < lengths[b]; t++) {
+            const complex a = std::exp(double(rate[b * L + t]) * at(z, n, h));
+            if (full && starts[b * L + t]) x = 0;
+            x = a * x + (held ? a - 1.0 : 1.0) * at(gain, n, h) * double(u[(b * L + t) * H + h]);
+            for (int64_t c = 0; c < C; c++) y[((b * L + t) * C + c) * H + h] += (at(out, c * N + n, h) * x).real();
+          }
+          end[(2 * (b * N + n)) * H + h] = x.real();
+          end[(2 * (b * N + n) + 1) * H + h] = x.imag();
+        }
+  };
+  auto loss = [&]() {
+    std::vector<double> y, end;
+    plain(y, end);
+    return sum_of(y, grad_y) + sum_of(end, grad_final);
+  };
+
+  std::vector<float> y = unwritten(B * L * C * H), final_state = unwritten(state.size());
+  std::vector<float> borders = unwritten((L + block - 1) / block * state.size());
+  std::vector<float> grad_u = unwritten(u.size()), grad_rate = unwritten(tiles * B * L);
+  std::vector<float> grad_z = unwritten(B * z.size()), grad_gain = unwritten(B * z.size());
+  std::vector<float> grad_C = unwritten(B * out.size()), grad_state = unwritten(state.size());
+  VaryingScan p{};
+  p.batch = B, p.length = L, p.features = H, p.channels = C, p.modes = N, p.held = held, p.u = {u.data(), L * H, H};
+  p.rate = rate.data(), p.z = z.data(), p.gain = gain.data(), p.C = out.data(), p.lengths = lengths.data();
+  if (full) p.state = state.data(), p.starts = starts.data();
+  p.y = y.data(), p.final_state = final_state.data(), p.borders = borders.data();
+  p.grad_y = grad_y.data(), p.grad_final = grad_final.data(), p.grad_u = grad_u.data(), p.grad_rate = grad_rate.data();
+  p.grad_z = grad_z.data(), p.grad_gain = grad_gain.data(), p.grad_C = grad_C.data(), p.grad_state = grad_state.data();
+  longstate_varying_scan(&p, nullptr);
+  longstate_varying_scan_backward(&p, nullptr);
+
+  std::vector<double> seen, end;
+  plain(seen, end);
+  compare("varying_scan y", y, seen);
+  compare("varying_scan final_state", final_state, end);
+  auto summed = [&](const std::vector<float>& all, int64_t parts) {
+    std::vector<float> sum(all.size() / parts);
+    for (size_t i = 0; i < all.size(); i++) sum[i % sum.size()] += all[i];
+    return sum;
+  };
+  compare_slope("varying_scan grad_u", u, grad_u, loss);
+  compare_slope("varying_scan grad_rate", rate, summed(grad_rate, tiles), loss);
+  compare_slope("varying_scan grad_z", z, summed(grad_z, B), loss);
+  compare_slope("varying_scan grad_gain", gain, summed(grad_gain, B), loss);
+  compare_slope("varying_scan grad_C", out, summed(grad_C, B), loss);
+  if (full) compare_slope("varying_scan grad_state", state, grad_state, loss);
+}
+
 }  // namespace
 
 int main() {
@@ -506,6 +576,9 @@ int main() {
     for (int64_t groups : {1, 2})
       for (bool full : {false, true}) ssd(size, groups, 1, full);
   for (int64_t rank : {3, 4}) ssd({3, 25 * rank, 5, 3, 2}, 2, rank, true);
+  for (const Size& size : {Size{3, 1, 1, 1, 1}, Size{3, 9, 5, 2, 2}, Size{2, 37, 19, 3, 1}})
+    for (bool held : {false, true})
+      for (bool full : {false, true}) varying_scan(size, held, full);
   std::printf("%s: %d failures\n", longstate_isa(), failures);
   return failures != 0;
 }

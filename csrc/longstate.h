@@ -137,6 +137,29 @@ struct SSD {
   float* grad_state;                         // (batch, heads, width, states)
 };
 
+// x_t = e^(r_t z) x_{t-1} + growth_t gain u_t, y_t = Re(C x_t), growth_t = e^(r_t z) - 1 (held) or 1, for every feature;
+// complex numbers as pairs re, im. Features lie beside each other.
+struct VaryingScan {
+  int64_t batch, length, features, channels, modes;
+  int32_t held;
+  Rows u;                   // (batch, length, features)
+  const float* rate;        // (batch, length)
+  const float *z, *gain;    // (modes, 2, features)
+  const float* C;           // (channels, modes, 2, features)
+  const float* state;       // (batch, modes, 2, features) or null
+  const int64_t* lengths;   // (batch) or null
+  const uint8_t* starts;    // (batch, length) or null
+  float* y;                 // (batch, length, channels, features)
+  float* final_state;       // (batch, modes, 2, features)
+  float* borders;           // (batch, blocks, modes, 2, features): states before every block, or null
+  // Of the backward pass.
+  const float *grad_y, *grad_final;
+  float* grad_u;                        // (batch, length, features)
+  float* grad_rate;                     // (tiles of as many features as there are lanes, batch, length)
+  float *grad_z, *grad_gain, *grad_C;   // (batch, ...): like z, gain, C
+  float* grad_state;                    // (batch, modes, 2, features)
+};
+
 LONGSTATE_API int32_t longstate_abi_version();
 LONGSTATE_API const char* longstate_isa();
 LONGSTATE_API int64_t longstate_selective_block();
@@ -150,6 +173,9 @@ LONGSTATE_API int64_t longstate_lti_group();
 LONGSTATE_API int32_t longstate_lti_scan(const LTIScan*, parallel_for);
 LONGSTATE_API int32_t longstate_lti_scan_backward(const LTIScan*, parallel_for);
 LONGSTATE_API int32_t longstate_lti_step(const LTIStep*, parallel_for);
+LONGSTATE_API int64_t longstate_varying_block();
+LONGSTATE_API int32_t longstate_varying_scan(const VaryingScan*, parallel_for);
+LONGSTATE_API int32_t longstate_varying_scan_backward(const VaryingScan*, parallel_for);
 LONGSTATE_API int32_t longstate_causal_conv1d(const CausalConv1d*, parallel_for);
 LONGSTATE_API int32_t longstate_causal_conv1d_backward(const CausalConv1d*, parallel_for);
 LONGSTATE_API int64_t longstate_ssd_tiles(int64_t heads, int64_t groups);

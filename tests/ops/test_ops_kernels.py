@@ -63,6 +63,7 @@ def test_driver_under_sanitizers(machine: tuple[str, ...], tmp_path: Path) -> No
         ("linear_scan.cc", ["void spread", "void advance", "void retreat"]),
         ("ssd.cc", ["void within", "float gather_terms"]),
         ("products.h", ["inline void scale", "inline void scale_by", "inline void add_to", "inline float dot"]),
+        ("varying_scan.cc", ["void advance", "void read_out", "void read_back", "void retreat"]),
         ("lti_step.cc", ["void advance_real", "void advance_complex", "void advance_dense", "float read_complex"]),
     ],
 )

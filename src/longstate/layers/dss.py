@@ -140,7 +140,7 @@ def held_input(z: Tensor, gain: Tensor, C: Tensor, D: Tensor) -> ops.VaryingSyst
         A_bar, growth = theory.exponential(rate.to(real)[..., None, None] * z)
         return A_bar, growth * gain
 
-    return ops.VaryingSystem(discretize, C.to(dtype), D.to(real))
+    return ops.VaryingSystem(discretize, C.to(dtype), D.to(real), ops.Exponents(z, gain, held=True))
 
 
 def _check_l_max(l_max: int | None, form: str) -> int | None:

@@ -116,7 +116,10 @@ class S4D(LTILayer):
             A_bar, growth = theory.exponential(z, rate[..., None, None])
             return A_bar, growth * held if self.rule == "zoh" else B.expand_as(A_bar)
 
-        return ops.VaryingSystem(discretize, C, self.D.to(real))
+        if self.rule not in ("zoh", "dirac"):
+            return ops.VaryingSystem(discretize, C, self.D.to(real))
+        exponents = ops.Exponents(z, held if self.rule == "zoh" else B, self.rule == "zoh")
+        return ops.VaryingSystem(discretize, C, self.D.to(real), exponents)
 
     def _continuous(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """A, B and C (with the factor 2 of left-out modes) of all features, and their steps, in float64."""

@@ -38,6 +38,7 @@ from longstate.ops.ssd import ssd_step as ssd_step
 from longstate.ops.trapezoidal_scan import TrapezoidalState as TrapezoidalState
 from longstate.ops.trapezoidal_scan import trapezoidal_scan as trapezoidal_scan
 from longstate.ops.trapezoidal_scan import trapezoidal_step as trapezoidal_step
+from longstate.ops.varying_native import Exponents as Exponents
 from longstate.ops.varying_scan import VaryingSystem as VaryingSystem
 from longstate.ops.varying_scan import varying_scan as varying_scan
 from longstate.ops.window_attention import context_attention as context_attention

@@ -94,6 +94,19 @@ class SSD(ctypes.Structure):
     )
 
 
+class VaryingScan(ctypes.Structure):
+    """`VaryingScan` of longstate.h, field by field."""
+
+    _fields_ = (
+        *((name, _INT) for name in ("batch", "length", "features", "channels", "modes")),
+        ("held", ctypes.c_int32),
+        ("u", Rows),
+        *((name, _POINTER) for name in ("rate", "z", "gain", "C", "state", "lengths", "starts")),
+        *((name, _POINTER) for name in ("y", "final_state", "borders", "grad_y", "grad_final", "grad_u", "grad_rate")),
+        *((name, _POINTER) for name in ("grad_z", "grad_gain", "grad_C", "grad_state")),
+    )
+
+
 _FUNCTIONS = {
     "longstate_isa": (ctypes.c_char_p, ()),
     "longstate_selective_block": (_INT, ()),
@@ -102,6 +115,9 @@ _FUNCTIONS = {
     "longstate_selective_scan_backward": (ctypes.c_int32, (ctypes.POINTER(SelectiveScan), _POINTER)),
     "longstate_linear_scan": (ctypes.c_int32, (ctypes.POINTER(LinearScan), _POINTER)),
     "longstate_linear_scan_backward": (ctypes.c_int32, (ctypes.POINTER(LinearScan), _POINTER)),
+    "longstate_varying_block": (_INT, ()),
+    "longstate_varying_scan": (ctypes.c_int32, (ctypes.POINTER(VaryingScan), _POINTER)),
+    "longstate_varying_scan_backward": (ctypes.c_int32, (ctypes.POINTER(VaryingScan), _POINTER)),
     "longstate_lanes": (_INT, ()),
     "longstate_lti_group": (_INT, ()),
     "longstate_lti_scan": (ctypes.c_int32, (ctypes.POINTER(LTIScan), _POINTER)),

@@ -8,9 +8,10 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from longstate._checks import InputError, check_lengths, check_rate, check_starts, valid_steps, zero_padding
-from longstate.ops import _dispatch
+from longstate.ops import _dispatch, varying_native
 from longstate.ops.linear_scan import linear_scan
 from longstate.ops.lti_system import as_real, working_dtype
+from longstate.ops.varying_native import Exponents
 
 _CHUNK_NUMBERS = 2**18
 _SHORTEST_CHUNK, _LONGEST_CHUNK = 16, 256
@@ -26,11 +27,13 @@ class VaryingSystem(NamedTuple):
             interval of 0 must give A = 1.
         C: Output (channels, H, N). Where conjugate modes are left out, their factor 2 is in C.
         D: Skip (channels, H), real.
+        exponents: What `discretize` computes where it is an exponential of the intervals; the native path needs it.
     """
 
     discretize: Callable[[Tensor], tuple[Tensor, Tensor]]
     C: Tensor
     D: Tensor
+    exponents: Exponents | None = None
 
 
 def varying_scan(
@@ -47,8 +50,9 @@ def varying_scan(
 
         x_t = A(rate_t) x_{t-1} + B(rate_t) u_t,        y_t = Re(C x_t) + D u_t
 
-    There is no kernel, since every element has matrices of its own. The torch path cuts the sequence into chunks of 16
-    to 256 elements and in the backward pass computes each again from the state before it, so that A, B and x, which
+    There is no convolution kernel, since every element has matrices of its own. The native path, for complex systems
+    with `exponents`, computes these at each element and keeps none. The torch path cuts the sequence into chunks of 16
+    to 256 elements. Both compute a chunk again from the state before it in the backward pass, so that A, B and x, which
     are N times as large as the input, are never there for the whole length.
 
     Args:
@@ -59,7 +63,7 @@ def varying_scan(
             at rest if None.
         lengths: Valid elements of right-padded rows (batch,); outputs after them are unspecified.
         starts: True where a packed sequence begins (batch, length); the state is forgotten there.
-        backend: "torch", "reference" (a plain loop), or "auto".
+        backend: "native" (a CPU, in float32), "torch", "reference" (a plain loop), or "auto".
 
     Returns:
         Outputs (batch, length, channels, H) in the type of `u`, and the new state in the type of `state` (without one,
@@ -95,7 +99,7 @@ def varying_scan_reference(
     starts: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """The equation as a loop over time, in the precision of the system."""
-    discretize, C, D = system
+    discretize, C, D, _ = system
     state = _at_rest(u, system) if state is None else state
     u_wide = zero_padding(u, lengths).to(D.dtype)
     x = (torch.view_as_complex(state.to(D.dtype).contiguous()) if C.is_complex() else state).to(C.dtype)
@@ -110,6 +114,34 @@ def varying_scan_reference(
         y.append((readout.real if C.is_complex() else readout) + D * u_wide[:, t, None, :])
     out = torch.stack(y, dim=1) if y else u_wide.new_zeros(u.shape[0], 0, *D.shape)
     return out.to(u.dtype), (torch.view_as_real(x) if C.is_complex() else x).to(state.dtype)
+
+
+def _why_not_native(
+    u: Tensor,
+    rate: Tensor,
+    system: VaryingSystem,
+    state: Tensor | None,
+    _lengths: Tensor | None,
+    _starts: Tensor | None,
+) -> str | None:
+    return varying_native.why_not(u, rate, system.C, system.exponents, state)
+
+
+def _varying_scan_native(
+    u: Tensor,
+    rate: Tensor,
+    system: VaryingSystem,
+    state: Tensor | None,
+    lengths: Tensor | None,
+    starts: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    state = _at_rest(u, system) if state is None else state
+    exponents = system.exponents
+    if u.shape[1] == 0 or exponents is None:
+        return u.new_zeros(u.shape[0], 0, *system.D.shape), state
+    wide = zero_padding(u, lengths).float()
+    y, new = varying_native.varying_scan_native(wide, rate, system.C, exponents, state, lengths, starts)
+    return torch.addcmul(y, system.D.float(), wide.unsqueeze(2)).to(u.dtype), new
 
 
 def _varying_scan_torch(
@@ -200,6 +232,7 @@ def _check(
 
 _dispatch.register(
     "varying_scan",
+    _dispatch.Backend("native", _varying_scan_native, _why_not_native),
     _dispatch.Backend("torch", _varying_scan_torch, _dispatch.always),
     _dispatch.Backend("reference", varying_scan_reference, _dispatch.always),
 )
