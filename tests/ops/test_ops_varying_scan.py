@@ -221,7 +221,7 @@ def test_explain_names_the_backends() -> None:
         ),
         (lambda u, r, s: ops.varying_scan(u, r, s, lengths=torch.tensor([1, 6])), "the sequence length 5; row 1 has 6"),
         (lambda u, r, s: ops.varying_scan(u, r, s, starts=torch.ones(2, 5)), "mark the first element of each packed"),
-        (lambda u, r, s: ops.varying_scan(u, r, s, backend="cuda"), "but varying_scan has auto, native, torch, reference"),
+        (lambda u, r, s: ops.varying_scan(u, r, s, backend="cuda"), "varying_scan has auto, native, torch, reference"),
     ],
 )
 def test_errors_say_what_to_do(call: Callable[..., object], text: str) -> None:
