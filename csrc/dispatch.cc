@@ -8,6 +8,7 @@ typedef int64_t (*count_fn)();
 typedef int64_t (*tiles_fn)(int64_t, int64_t);
 typedef void (*selective_fn)(const SelectiveScan*, int64_t, int64_t);
 typedef void (*lti_fn)(const LTIScan*, int64_t, int64_t);
+typedef void (*lti_factors_fn)(const LTIFactors*, int64_t, int64_t);
 typedef void (*lti_step_fn)(const LTIStep*, int64_t, int64_t);
 typedef void (*linear_fn)(const LinearScan*, int64_t, int64_t);
 typedef void (*varying_fn)(const VaryingScan*, int64_t, int64_t);
@@ -23,6 +24,9 @@ typedef void (*ssd_fn)(const SSD*, int64_t, int64_t);
   int64_t longstate_lti_group_##isa();                                                  \
   void longstate_lti_forward_##isa(const LTIScan*, int64_t, int64_t);                   \
   void longstate_lti_backward_##isa(const LTIScan*, int64_t, int64_t);                  \
+  int64_t longstate_doubles_##isa();                                                    \
+  void longstate_lti_factors_forward_##isa(const LTIFactors*, int64_t, int64_t);        \
+  void longstate_lti_factors_backward_##isa(const LTIFactors*, int64_t, int64_t);       \
   void longstate_lti_step_##isa(const LTIStep*, int64_t, int64_t);                      \
   int64_t longstate_varying_block_##isa();                                              \
   void longstate_varying_forward_##isa(const VaryingScan*, int64_t, int64_t);           \
@@ -56,6 +60,8 @@ struct Kernels {
   selective_fn selective_forward, selective_backward;
   count_fn lanes, lti_group;
   lti_fn lti_forward, lti_backward;
+  count_fn doubles;
+  lti_factors_fn lti_factors_forward, lti_factors_backward;
   lti_step_fn lti_step;
   count_fn varying_block;
   varying_fn varying_forward, varying_backward;
@@ -71,7 +77,8 @@ struct Kernels {
   Kernels {                                                                                                     \
     #isa, longstate_selective_block_##isa, longstate_selective_tiles_##isa, longstate_selective_forward_##isa,  \
         longstate_selective_backward_##isa, longstate_lanes_##isa, longstate_lti_group_##isa,                   \
-        longstate_lti_forward_##isa, longstate_lti_backward_##isa, longstate_lti_step_##isa,                     \
+        longstate_lti_forward_##isa, longstate_lti_backward_##isa, longstate_doubles_##isa,                      \
+        longstate_lti_factors_forward_##isa, longstate_lti_factors_backward_##isa, longstate_lti_step_##isa,    \
         longstate_varying_block_##isa, longstate_varying_forward_##isa, longstate_varying_backward_##isa,        \
         longstate_linear_tile_##isa, longstate_linear_forward_##isa, longstate_linear_backward_##isa,           \
         longstate_conv1d_tile_##isa, longstate_conv1d_forward_##isa, longstate_conv1d_backward_##isa,           \
@@ -111,6 +118,10 @@ int64_t selective_tasks(const SelectiveScan* p) {
   return p->batch * p->groups * kernels().selective_tiles(p->channels, p->groups);
 }
 
+int64_t lti_factors_tasks(const LTIFactors* p) {
+  return (p->features + kernels().doubles() - 1) / kernels().doubles();
+}
+
 int64_t lti_tiles(const LTIScan* p) { return (p->features + kernels().lanes() - 1) / kernels().lanes(); }
 
 #define RANGE(name, kernel, arguments)                                 \
@@ -121,6 +132,8 @@ RANGE(selective_range, selective_forward, SelectiveScan)
 RANGE(selective_back_range, selective_backward, SelectiveScan)
 RANGE(lti_range, lti_forward, LTIScan)
 RANGE(lti_back_range, lti_backward, LTIScan)
+RANGE(lti_factors_range, lti_factors_forward, LTIFactors)
+RANGE(lti_factors_back_range, lti_factors_backward, LTIFactors)
 RANGE(lti_step_range, lti_step, LTIStep)
 RANGE(varying_range, varying_forward, VaryingScan)
 RANGE(varying_back_range, varying_backward, VaryingScan)
@@ -166,6 +179,12 @@ LONGSTATE_API int32_t longstate_lti_scan(const LTIScan* p, parallel_for pool) {
 }
 LONGSTATE_API int32_t longstate_lti_scan_backward(const LTIScan* p, parallel_for pool) {
   return over_tasks(lti_tiles(p) * p->parts, p, lti_back_range, pool);
+}
+LONGSTATE_API int32_t longstate_lti_factors(const LTIFactors* p, parallel_for pool) {
+  return over_tasks(lti_factors_tasks(p), p, lti_factors_range, pool);
+}
+LONGSTATE_API int32_t longstate_lti_factors_backward(const LTIFactors* p, parallel_for pool) {
+  return over_tasks(lti_factors_tasks(p), p, lti_factors_back_range, pool);
 }
 LONGSTATE_API int32_t longstate_lti_step(const LTIStep* p, parallel_for pool) {
   const int64_t work = p->states * (p->kind == kDense ? p->states : 1);

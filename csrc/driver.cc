@@ -164,6 +164,100 @@ void lti_scan(const Size& size, Carry kind) {
   compare_slope("lti_scan grad_carry", carry, summed(grad_carry), loss);
 }
 
+void lti_factors(const Size& size, Carry kind, int64_t rank) {
+  const int64_t H = size.features, N = size.states, C = size.channels, T = 4, M = N / 2;
+  const int64_t carries = kind == kDense ? N * N : N, R = kind == kDense ? rank : 0;
+  std::vector<float> A = draw(H * N, -0.5f, 0.5f), left = draw(R * H * N, -0.4f, 0.4f), right = draw(R * H * N);
+  std::vector<float> B = draw(H * N), Cs = draw(C * H * N), D = draw(C * H);
+  const std::vector<float> grad_taps = draw(C * T * H), grad_rows = draw(C * T * N * H), grad_columns = draw(T * N * H);
+  const std::vector<float> grad_carry = draw(carries * H);
+
+  // Row vectors and columns of the matrix as it is written out; complex numbers are pairs that turn.
+  auto plain = [&](std::vector<double>& taps, std::vector<double>& rows, std::vector<double>& columns,
+                   std::vector<double>& carry) {
+    taps.assign(grad_taps.size(), 0), rows.assign(grad_rows.size(), 0);
+    columns.assign(grad_columns.size(), 0), carry.assign(grad_carry.size(), 0);
+    for (int64_t h = 0; h < H; h++) {
+      std::vector<double> a(N * N, 0);
+      for (int64_t m = 0; m < (kind == kReal ? N : M); m++) {
+        const int64_t r = kind == kComplex ? 2 * m : m, i = kind == kComplex ? 2 * m + 1 : M + m;
+        if (kind == kReal) {
+          a[r * N + r] = A[h * N + m];
+          continue;
+        }
+        a[r * N + r] = a[i * N + i] = A[h * N + 2 * m];
+        a[i * N + r] = A[h * N + 2 * m + 1];
+        a[r * N + i] = -a[i * N + r];
+      }
+      for (int64_t k = 0; k < R; k++)
+        for (int64_t i = 0; i < N; i++)
+          for (int64_t j = 0; j < N; j++) a[i * N + j] += double(left[(k * H + h) * N + i]) * right[(k * H + h) * N + j];
+      std::vector<double> power(N * N, 0), next(N * N);
+      for (int64_t i = 0; i < N; i++) power[i * N + i] = 1;
+      for (int64_t l = 0; l <= T; l++) {
+        for (int64_t i = 0; i < N; i++)
+          for (int64_t j = 0; j < N; j++) {
+            const double value = power[i * N + j];
+            if (l < T) columns[((T - 1 - l) * N + i) * H + h] += value * B[h * N + j];
+            for (int64_t c = 0; c < C; c++) {
+              const double out = (kind == kComplex && i % 2 ? -1 : 1) * Cs[(c * H + h) * N + i];
+              if (l < T) taps[(c * T + l) * H + h] += out * value * B[h * N + j];
+              if (l) rows[((c * T + l - 1) * N + j) * H + h] += out * value;
+            }
+            if (l == T && kind == kDense) carry[(i * N + j) * H + h] = value;
+            if (l == T && kind == kReal && i == j) carry[i * H + h] = value;
+            if (l == T && kind == kComplex && j % 2 == 0 && i / 2 == j / 2) carry[i * H + h] = value;
+          }
+        for (int64_t i = 0; i < N; i++)
+          for (int64_t j = 0; j < N; j++) {
+            next[i * N + j] = 0;
+            for (int64_t m = 0; m < N; m++) next[i * N + j] += a[i * N + m] * power[m * N + j];
+          }
+        power = next;
+      }
+      for (int64_t c = 0; c < C; c++) taps[c * T * H + h] += D[c * H + h];
+    }
+  };
+  auto loss = [&]() {
+    std::vector<double> taps, rows, columns, carry;
+    plain(taps, rows, columns, carry);
+    return sum_of(taps, grad_taps) + sum_of(rows, grad_rows) + sum_of(columns, grad_columns) + sum_of(carry, grad_carry);
+  };
+
+  auto doubles = [](const std::vector<float>& x) { return std::vector<double>(x.begin(), x.end()); };
+  auto floats = [](const std::vector<double>& x) { return std::vector<float>(x.begin(), x.end()); };
+  const std::vector<double> dA = doubles(A), dleft = doubles(left), dright = doubles(right), dB = doubles(B);
+  const std::vector<double> dC = doubles(Cs), dD = doubles(D);
+  std::vector<float> taps = unwritten(grad_taps.size()), rows = unwritten(grad_rows.size());
+  std::vector<float> columns = unwritten(grad_columns.size()), carry = unwritten(grad_carry.size());
+  std::vector<double> grad_A(A.size(), NAN), grad_left(left.size(), NAN), grad_right(right.size(), NAN);
+  std::vector<double> grad_B(B.size(), NAN), grad_C(Cs.size(), NAN), grad_D(D.size(), NAN);
+  LTIFactors p{};
+  p.features = H, p.channels = C, p.states = N, p.chunk = T, p.rank = R, p.kind = kind;
+  p.A = dA.data(), p.left = dleft.data(), p.right = dright.data();
+  p.B = dB.data(), p.C = dC.data(), p.D = dD.data();
+  p.taps = taps.data(), p.rows = rows.data(), p.columns = columns.data(), p.carry = carry.data();
+  p.grad_taps = grad_taps.data(), p.grad_rows = grad_rows.data();
+  p.grad_columns = grad_columns.data(), p.grad_carry = grad_carry.data();
+  p.grad_A = grad_A.data(), p.grad_left = grad_left.data(), p.grad_right = grad_right.data();
+  p.grad_B = grad_B.data(), p.grad_C = grad_C.data(), p.grad_D = grad_D.data();
+  longstate_lti_factors(&p, nullptr);
+  longstate_lti_factors_backward(&p, nullptr);
+
+  std::vector<double> out, before, after, over;
+  plain(out, before, after, over);
+  compare("lti_factors taps", taps, out);
+  compare("lti_factors rows", rows, before);
+  compare("lti_factors columns", columns, after);
+  compare("lti_factors carry", carry, over);
+  compare_slope("lti_factors grad_A", A, floats(grad_A), loss);
+  compare_slope("lti_factors grad_left", left, floats(grad_left), loss);
+  compare_slope("lti_factors grad_right", right, floats(grad_right), loss);
+  compare_slope("lti_factors grad_B", B, floats(grad_B), loss);
+  compare_slope("lti_factors grad_C", Cs, floats(grad_C), loss);
+  compare_slope("lti_factors grad_D", D, floats(grad_D), loss);
+}
+
 void lti_step(const Size& size, Carry kind) {
   const int64_t B = size.batch, H = size.features, N = size.states, C = size.channels;
   const std::vector<float> u = draw(B * H), state = draw(B * H * N), A = draw(H * N * (kind == kDense ? N : 1));
@@ -561,6 +655,11 @@ int main() {
       lti_scan(size, kind);
       lti_step(size, kind);
     }
+  }
+  for (const Size& size : {Size{0, 0, 1, 2, 1}, Size{0, 0, 5, 6, 2}, Size{0, 0, 19, 8, 1}}) {
+    lti_factors(size, kReal, 0);
+    lti_factors(size, kComplex, 0);
+    for (int64_t rank : {0, 1, 3}) lti_factors(size, kDense, rank);
   }
   for (const Size& size : {Size{3, 1, 1, 1, 1}, Size{3, 33, 5, 3, 1}, Size{2, 70, 67, 16, 1}})
     for (int64_t groups : {1, 2})

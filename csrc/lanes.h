@@ -8,8 +8,9 @@
 namespace {
 
 #if defined(_MSC_VER)
-constexpr int64_t kLanes = 1;
+constexpr int64_t kLanes = 1, kDoubles = 1;
 typedef float vec;
+typedef double dvec;
 #else
 #if defined(__AVX512F__)
 constexpr int64_t kLanes = 16;
@@ -18,7 +19,9 @@ constexpr int64_t kLanes = 8;
 #else
 constexpr int64_t kLanes = 4;
 #endif
+constexpr int64_t kDoubles = kLanes / 2;
 typedef float vec __attribute__((vector_size(kLanes * sizeof(float))));
+typedef double dvec __attribute__((vector_size(kDoubles * sizeof(double))));
 #endif
 
 // The results that a product keeps in registers: kHigh x kWide, of 32 registers or of 16.
@@ -48,45 +51,49 @@ inline void store(vec x, float* to, int64_t count) {
 }
 
 // Zeros, aligned for vectors.
-class Vectors {
+template <class V>
+class VectorsOf {
  public:
-  explicit Vectors(int64_t count) : bytes_(count * sizeof(vec)) {
-    data_ = static_cast<vec*>(::operator new(bytes_, std::align_val_t(64)));
+  explicit VectorsOf(int64_t count) : bytes_(count * sizeof(V)) {
+    data_ = static_cast<V*>(::operator new(bytes_, std::align_val_t(64)));
     clear();
   }
-  ~Vectors() { ::operator delete(data_, std::align_val_t(64)); }
-  Vectors(const Vectors&) = delete;
-  Vectors& operator=(const Vectors&) = delete;
+  ~VectorsOf() { ::operator delete(data_, std::align_val_t(64)); }
+  VectorsOf(const VectorsOf&) = delete;
+  VectorsOf& operator=(const VectorsOf&) = delete;
   void clear() { std::memset(static_cast<void*>(data_), 0, bytes_); }
-  vec* at(int64_t place) const { return data_ + place; }
+  V* at(int64_t place) const { return data_ + place; }
 
  private:
   int64_t bytes_;
-  vec* data_;
+  V* data_;
 };
+typedef VectorsOf<vec> Vectors;
 
 // A matrix of vectors anywhere in memory.
-struct Matrix {
-  vec* data;
+template <class V>
+struct MatrixOf {
+  V* data;
   int64_t down, across;  // steps from row to row, from column to column
-  vec* at(int64_t i, int64_t j) const { return data + i * down + j * across; }
+  V* at(int64_t i, int64_t j) const { return data + i * down + j * across; }
 };
+typedef MatrixOf<vec> Matrix;
 
 // The range of the inner index that a product needs for the result's columns j .. j + kWide - 1.
 enum class Inner { all, until_column, from_column };
 
-template <int high, int wide>
-inline void product_tile(const Matrix& a, const Matrix& b, const Matrix& c, int64_t i, int64_t j, int64_t first,
-                         int64_t last) {
-  vec sum[high][wide];
+template <int high, int wide, class V>
+inline void product_tile(const MatrixOf<V>& a, const MatrixOf<V>& b, const MatrixOf<V>& c, int64_t i, int64_t j,
+                         int64_t first, int64_t last) {
+  V sum[high][wide];
   for (int p = 0; p < high; p++)
     for (int q = 0; q < wide; q++) sum[p][q] = *c.at(i + p, j + q);
-  const vec *left = a.at(i, first), *right = b.at(first, j);
+  const V *left = a.at(i, first), *right = b.at(first, j);
   for (int64_t k = first; k < last; k++, left += a.across, right += b.down) {
-    vec row[wide];
+    V row[wide];
     for (int q = 0; q < wide; q++) row[q] = right[q * b.across];
     for (int p = 0; p < high; p++) {
-      const vec x = left[p * a.down];
+      const V x = left[p * a.down];
       for (int q = 0; q < wide; q++) sum[p][q] += x * row[q];
     }
   }
@@ -94,9 +101,9 @@ inline void product_tile(const Matrix& a, const Matrix& b, const Matrix& c, int6
     for (int q = 0; q < wide; q++) *c.at(i + p, j + q) = sum[p][q];
 }
 
-template <int wide>
-inline void product_columns(const Matrix& a, const Matrix& b, const Matrix& c, int64_t rows, int64_t inner, int64_t j,
-                            Inner range) {
+template <int wide, class V>
+inline void product_columns(const MatrixOf<V>& a, const MatrixOf<V>& b, const MatrixOf<V>& c, int64_t rows,
+                            int64_t inner, int64_t j, Inner range) {
   const int64_t first = range == Inner::from_column ? j : 0;
   const int64_t last = range == Inner::until_column && j + wide < inner ? j + wide : inner;
   int64_t i = 0;
@@ -105,8 +112,9 @@ inline void product_columns(const Matrix& a, const Matrix& b, const Matrix& c, i
 }
 
 // c += a b in every lane, for a (rows, inner), b (inner, columns).
-inline void add_product(const Matrix& a, const Matrix& b, const Matrix& c, int64_t rows, int64_t inner,
-                        int64_t columns, Inner range = Inner::all) {
+template <class V>
+inline void add_product(const MatrixOf<V>& a, const MatrixOf<V>& b, const MatrixOf<V>& c, int64_t rows,
+                        int64_t inner, int64_t columns, Inner range = Inner::all) {
   int64_t j = 0;
   for (; j + kWide <= columns; j += kWide) product_columns<kWide>(a, b, c, rows, inner, j, range);
   for (; j < columns; j++) product_columns<1>(a, b, c, rows, inner, j, range);

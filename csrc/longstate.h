@@ -67,6 +67,22 @@ struct LTIScan {
   float *grad_taps, *grad_rows, *grad_columns, *grad_carry;  // (parts, ...): row r of the batch adds to part r % parts
 };
 
+// The factors of `LTIScan` and their gradients, from systems in double: A is diagonal, in pairs re, im or real; or such
+// a diagonal and a matrix of low rank, A = rotations + sum_k left_k right_k^T, whose states are [re of all, im of all].
+struct LTIFactors {
+  int64_t features, channels, states, chunk, rank;
+  int32_t kind;          // Carry; of kDense, the diagonal and the low rank
+  const double* A;       // (features, states): pairs re, im, or real numbers for kReal
+  const double *left, *right;  // (rank, features, states); of kDense only
+  const double* B;       // (features, states)
+  const double* C;       // (channels, features, states)
+  const double* D;       // (channels, features)
+  float *taps, *rows, *columns, *carry;  // as in `LTIScan`
+  // Of the backward pass.
+  const float *grad_taps, *grad_rows, *grad_columns, *grad_carry;
+  double *grad_A, *grad_left, *grad_right, *grad_B, *grad_C, *grad_D;
+};
+
 // x <- A x + B u, y = Re(C x) + D u; complex numbers as pairs re, im that count as two states.
 struct LTIStep {
   int64_t batch, features, channels, states;
@@ -172,6 +188,8 @@ LONGSTATE_API int64_t longstate_lanes();
 LONGSTATE_API int64_t longstate_lti_group();
 LONGSTATE_API int32_t longstate_lti_scan(const LTIScan*, parallel_for);
 LONGSTATE_API int32_t longstate_lti_scan_backward(const LTIScan*, parallel_for);
+LONGSTATE_API int32_t longstate_lti_factors(const LTIFactors*, parallel_for);
+LONGSTATE_API int32_t longstate_lti_factors_backward(const LTIFactors*, parallel_for);
 LONGSTATE_API int32_t longstate_lti_step(const LTIStep*, parallel_for);
 LONGSTATE_API int64_t longstate_varying_block();
 LONGSTATE_API int32_t longstate_varying_scan(const VaryingScan*, parallel_for);

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from longstate import InputError, ops
 from longstate.ops import _native, lti_native
+from longstate.ops.lti_factors import factors_of
 
 pytestmark = pytest.mark.skipif(_native.library() is None, reason="no compiled kernels on this machine")
 
@@ -130,7 +131,7 @@ def test_which_path_runs_and_why() -> None:
 
 def test_the_operator_obeys_torchs_rules() -> None:
     torch.manual_seed(5)
-    factors = lti_native._prepare(random_system("complex", 5, 3, 2))
+    factors = factors_of(random_system("complex", 5, 3, 2))
     given = [torch.randn(2, 70, 5), *factors[:4], torch.randn(2, 6, 5)]
     given = [part.requires_grad_() for part in given]
     utils = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_static")

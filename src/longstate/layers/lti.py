@@ -65,6 +65,17 @@ class LTILayer(CausalLayer[LTIState]):
             A, B, C, D of `ops.LTISystem`; the factor 2 of left-out conjugate modes is in C.
         """
 
+    def convolved_system(self, rate: float = 1.0) -> ops.LTISystem | ops.LowRankSystem:
+        """What `forward` convolves with: `system`, or a cheaper form of it that a subclass knows.
+
+        Args:
+            rate: Multiplies dt.
+
+        Returns:
+            A system of `ops.lti_conv`.
+        """
+        return self.system(rate)
+
     def forward(
         self,
         x: Tensor,
@@ -78,7 +89,7 @@ class LTILayer(CausalLayer[LTIState]):
         if isinstance(rate, Tensor):
             y, _ = ops.varying_scan(x, rate, self._varying(rate), lengths=lengths, starts=starts)
         else:
-            y = ops.lti_conv(x, self._system(rate), lengths=lengths, starts=starts)
+            y = ops.lti_conv(x, self.convolved_system(self._fixed(rate)), lengths=lengths, starts=starts)
         return self.output(y.flatten(2))
 
     def initial_state(self, batch_size: int) -> LTIState:
@@ -130,9 +141,12 @@ class LTILayer(CausalLayer[LTIState]):
         return None
 
     def _system(self, rate: float | None) -> ops.LTISystem:
+        return self.system(self._fixed(rate))
+
+    def _fixed(self, rate: float | None) -> float:
         if not self.has_time_scale:
             check_no_rate(rate, layer=self.layer_name)
-        return self.system(check_fixed_rate(rate, layer=self.layer_name))
+        return check_fixed_rate(rate, layer=self.layer_name)
 
     def _varying(self, rate: Tensor) -> ops.VaryingSystem:
         if not self.has_time_scale:

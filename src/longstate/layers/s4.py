@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from longstate import ops, theory
 from longstate._checks import check_choice
@@ -94,12 +94,24 @@ class S4(LTILayer):
 
     def system(self, rate: float = 1.0) -> ops.LTISystem:
         """The discrete dense system in real orthonormal coordinates, in float64."""
-        dt = self.log_dt.double().exp() * rate
+        A, P, B, C, dt = self._continuous(rate)
+        A_bar, B_bar = theory.discretize_dplr(A, P, B, dt, self.rule)
+        return ops.LTISystem(A_bar, B_bar, C, self.D.double())
+
+    def convolved_system(self, rate: float = 1.0) -> ops.LTISystem | ops.LowRankSystem:
+        """The same; under bilinear without its matrix written out, which a convolution has no need of."""
+        if self.rule != "bilinear":
+            return self.system(rate)
+        A, P, B, C, dt = self._continuous(rate)
+        A_bar, left, right, B_bar = theory.bilinear_low_rank(A, P, B, dt)
+        return ops.LowRankSystem(A_bar, left, right, B_bar, C, self.D.double())
+
+    def _continuous(self, rate: float) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """A, P, B, real C and the steps of all features, in float64."""
         A = torch.complex(-self.A_real.double().exp(), self.A_imag.double())
         P, B, C = (torch.view_as_complex(part.double().contiguous()) for part in (self.P, self.B, self.C))
         A, P, B = untie(A, self.d_model), untie(P, self.d_model, axis=1), untie(B, self.d_model)
-        A_bar, B_bar = theory.discretize_dplr(A, P, B, dt, self.rule)
-        return ops.LTISystem(A_bar, B_bar, theory.real_vector(C.conj_physical()), self.D.double())
+        return A, P, B, theory.real_vector(C.conj_physical()), self.log_dt.double().exp() * rate
 
     def _state_shape(self) -> tuple[int, ...]:
         return (self.d_model, self.d_state)

@@ -24,6 +24,7 @@ from longstate.ops.lti_scan import lti_scan as lti_scan
 from longstate.ops.lti_step import StepConstants as StepConstants
 from longstate.ops.lti_step import lti_constants as lti_constants
 from longstate.ops.lti_step import lti_step as lti_step
+from longstate.ops.lti_system import LowRankSystem as LowRankSystem
 from longstate.ops.lti_system import LTISystem as LTISystem
 from longstate.ops.memory_scan import memory_scan as memory_scan
 from longstate.ops.mimo_scan import mimo_scan as mimo_scan

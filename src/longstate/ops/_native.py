@@ -47,6 +47,18 @@ class LTIScan(ctypes.Structure):
     )
 
 
+class LTIFactors(ctypes.Structure):
+    """`LTIFactors` of longstate.h, field by field."""
+
+    _fields_ = (
+        *((name, _INT) for name in ("features", "channels", "states", "chunk", "rank")),
+        ("kind", ctypes.c_int32),
+        *((name, _POINTER) for name in ("A", "left", "right", "B", "C", "D", "taps", "rows", "columns", "carry")),
+        *((name, _POINTER) for name in ("grad_taps", "grad_rows", "grad_columns", "grad_carry")),
+        *((name, _POINTER) for name in ("grad_A", "grad_left", "grad_right", "grad_B", "grad_C", "grad_D")),
+    )
+
+
 class LTIStep(ctypes.Structure):
     """`LTIStep` of longstate.h, field by field."""
 
@@ -122,6 +134,8 @@ _FUNCTIONS = {
     "longstate_lti_group": (_INT, ()),
     "longstate_lti_scan": (ctypes.c_int32, (ctypes.POINTER(LTIScan), _POINTER)),
     "longstate_lti_scan_backward": (ctypes.c_int32, (ctypes.POINTER(LTIScan), _POINTER)),
+    "longstate_lti_factors": (ctypes.c_int32, (ctypes.POINTER(LTIFactors), _POINTER)),
+    "longstate_lti_factors_backward": (ctypes.c_int32, (ctypes.POINTER(LTIFactors), _POINTER)),
     "longstate_causal_conv1d": (ctypes.c_int32, (ctypes.POINTER(CausalConv1d), _POINTER)),
     "longstate_causal_conv1d_backward": (ctypes.c_int32, (ctypes.POINTER(CausalConv1d), _POINTER)),
     "longstate_ssd_tiles": (_INT, (_INT, _INT)),

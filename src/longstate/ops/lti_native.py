@@ -3,46 +3,30 @@
     y_t = sum_{l <= t} taps_l u_{t-l} + rows_t s,    s' = carry s + sum_t columns_t u_t
 
 by chunks of T elements, s being the state before a chunk: taps_l = C A^l B (+ D), rows_t = C A^{t+1},
-columns_t = A^{T-1-t} B, carry = A^T. These few numbers are made here, in float64 and by torch, which therefore also
-carries their gradients on to A, B, C and D.
+columns_t = A^{T-1-t} B, carry = A^T, as `lti_factors` makes them.
 """
-
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from longstate.ops import _native
-from longstate.ops.lti_system import LTISystem, advance, columns, powers, rows
+from longstate.ops.lti_factors import Factors, factors_of, squares_for_steps
+from longstate.ops.lti_system import LowRankSystem, LTISystem, advance
 from longstate.ops.packing import run_packed
-
-_CHUNK, _CHUNK_OF_DENSE = 32, 64
-"""Elements of a chunk: a dense system has more to do between chunks."""
 
 _LARGE, _FEW = 192, 8192
 """Where the FFT is faster: states of more numbers than that, counted for features in whole vectors; dense systems over
 fewer elements, for which making the factors costs more than the scan."""
 
 
-class _Factors(NamedTuple):
-    """What the kernel needs of a system, in float32 with the features last; and A, A^2, A^4, ... A^T."""
-
-    taps: Tensor  # (channels, T, H)
-    rows: Tensor  # (channels, T, N, H); complex systems have N / 2 modes, as pairs re, im
-    columns: Tensor  # (T, N, H)
-    carry: Tensor  # (N, H), or (N, N, H)
-    kind: int
-    squares: list[Tensor]
-
-
-def why_not(u: Tensor, system: LTISystem, *rest: Tensor | None) -> str | None:
+def why_not(u: Tensor, system: LTISystem | LowRankSystem, *rest: Tensor | None) -> str | None:
     """Why the compiled kernel cannot take this call of `lti_conv` or `lti_scan`, or why it would be slow; or None."""
     if any(part is not None and part.dtype is torch.float64 for part in (u, *rest)):
         return "computes in float32, got float64"
     return _native.why_not_here(u, *system) or _why_slow(u, system)
 
 
-def _why_slow(u: Tensor, system: LTISystem) -> str | None:
+def _why_slow(u: Tensor, system: LTISystem | LowRankSystem) -> str | None:
     """Why the FFT is faster, as measured forward and backward with AVX-512 in one thread."""
     H, N = system.B.shape
     N = 2 * N if system.B.is_complex() else N
@@ -53,9 +37,11 @@ def _why_slow(u: Tensor, system: LTISystem) -> str | None:
     return None
 
 
-def lti_conv_native(u: Tensor, system: LTISystem, lengths: Tensor | None, starts: Tensor | None) -> Tensor:
+def lti_conv_native(
+    u: Tensor, system: LTISystem | LowRankSystem, lengths: Tensor | None, starts: Tensor | None
+) -> Tensor:
     """`lti_conv` in float32 by the compiled kernel."""
-    factors = _prepare(system)
+    factors = factors_of(system)
 
     def run(u: Tensor, state: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
         return _scan(u, factors, None, lengths)[0].to(u.dtype), state
@@ -69,47 +55,19 @@ def lti_scan_native(
     u: Tensor, system: LTISystem, state: Tensor, lengths: Tensor | None, starts: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """`lti_scan` in float32 by the compiled kernel."""
-    factors = _prepare(system)
+    squares = squares_for_steps(system)
+    factors = factors_of(system, squares)
 
     def run(u: Tensor, state: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
         if u.shape[1] == 0:
             return u.new_zeros(u.shape[0], 0, *system.D.shape), state
         y, last = _scan(u, factors, state, lengths)
-        return y.to(u.dtype), _final_state(u, last, factors, lengths).to(state.dtype)
+        return y.to(u.dtype), _final_state(u, last, factors, squares, lengths).to(state.dtype)
 
     return run(u, state, lengths) if starts is None else run_packed(run, u, state, starts, lengths)
 
 
-def _prepare(system: LTISystem) -> _Factors:
-    A, B, C, D = system
-    T = _CHUNK_OF_DENSE if system.is_dense else _CHUNK
-    squares = powers(A, T.bit_length())
-    if system.is_dense:
-        # Vectors in float32, as the torch path has them: only the squarings need float64.
-        after = columns(squares[:-1], B.float(), T)
-        ahead = rows(squares[:-1], (C.unsqueeze(-2) @ A).squeeze(-2).float(), T).permute(0, 2, 3, 1)
-        taps = (C.float().unsqueeze(-2) * after).sum(-1).mT
-        carry, driven, kind = squares[-1].permute(1, 2, 0), after.flip(-2).permute(1, 2, 0), _native.DENSE
-    else:
-        power = columns([square.mT for square in squares[:-1]], torch.ones_like(A.mT), T).permute(1, 0, 2)
-        driven, ahead = power * B.mT, C.mT.unsqueeze(1) * (power * A.mT)
-        taps = (C.mT.unsqueeze(1) * driven).sum(2)
-        driven, carry, kind = driven.flip(0), squares[-1].mT, _native.REAL
-        if A.is_complex():
-            taps, ahead = taps.real, _pairs(ahead.conj())
-            driven, carry, kind = _pairs(driven), _pairs(carry), _native.COMPLEX
-    # D is one more tap at lag 0.
-    taps = torch.cat([taps[:, :1] + D.unsqueeze(1), taps[:, 1:]], dim=1)
-    taps, ahead, driven, carry = (part.float().contiguous() for part in (taps, ahead, driven, carry))
-    return _Factors(taps, ahead, driven, carry, kind, squares)
-
-
-def _pairs(x: Tensor) -> Tensor:
-    """Complex (..., N, H) as real (..., 2 N, H), re and im one after the other."""
-    return torch.stack([x.real, x.imag], dim=-2).flatten(-3, -2)
-
-
-def _scan(u: Tensor, factors: _Factors, state: Tensor | None, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
+def _scan(u: Tensor, factors: Factors, state: Tensor | None, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
     """Outputs, and the states before the last chunk of each row, which may be shorter: (batch, N, H)."""
     if state is not None:
         state = state.float().flatten(2).mT
@@ -118,7 +76,7 @@ def _scan(u: Tensor, factors: _Factors, state: Tensor | None, lengths: Tensor | 
     return y, last
 
 
-def _final_state(u: Tensor, last: Tensor, factors: _Factors, lengths: Tensor | None) -> Tensor:
+def _final_state(u: Tensor, last: Tensor, factors: Factors, squares: list[Tensor], lengths: Tensor | None) -> Tensor:
     """The state after a row: that before its last chunk, and what the chunk adds."""
     T, length = factors.columns.shape[0], u.shape[1]
     before = last.mT
@@ -134,7 +92,7 @@ def _final_state(u: Tensor, last: Tensor, factors: _Factors, lengths: Tensor | N
         found = u.gather(1, position[..., None].expand(-1, -1, u.shape[2])).float()
         recent = torch.where((place >= -count[:, None])[..., None], found, 0.0)
         weights = factors.columns
-    carried = advance(factors.squares, before, count)
+    carried = advance(squares, before, count)
     carried = torch.view_as_real(carried) if carried.is_complex() else carried
     return carried + torch.einsum("bth,tnh->bhn", recent, weights).view_as(carried)
 

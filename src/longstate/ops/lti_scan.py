@@ -9,13 +9,23 @@ from longstate.ops import _dispatch
 from longstate.ops.fft_conv import convolve
 from longstate.ops.lti_kernel import kernel_product, split_length
 from longstate.ops.lti_native import lti_conv_native, lti_scan_native, why_not
-from longstate.ops.lti_system import LTISystem, advance, apply, as_real, check_system, columns, powers, working_dtype
+from longstate.ops.lti_system import (
+    LowRankSystem,
+    LTISystem,
+    advance,
+    apply,
+    as_real,
+    check_system,
+    columns,
+    powers,
+    working_dtype,
+)
 from longstate.ops.packing import run_packed
 
 
 def lti_conv(
     u: Tensor,
-    system: LTISystem,
+    system: LTISystem | LowRankSystem,
     *,
     lengths: Tensor | None = None,
     starts: Tensor | None = None,
@@ -25,7 +35,7 @@ def lti_conv(
 
     Args:
         u: Input (batch, length, H).
-        system: H systems, diagonal or dense.
+        system: H systems: diagonal, dense, or of low rank.
         lengths: Valid elements of right-padded rows (batch,); outputs after them are unspecified.
         starts: True where a packed sequence begins (batch, length).
         backend: "native" (float32 on a CPU), "torch", "reference", or "auto".
@@ -113,12 +123,22 @@ def lti_scan_reference(
     return out.to(u.dtype), (torch.view_as_real(x) if B.is_complex() else x).to(state.dtype)
 
 
-def _lti_conv_reference(u: Tensor, system: LTISystem, lengths: Tensor | None, starts: Tensor | None) -> Tensor:
+def _lti_conv_reference(
+    u: Tensor, system: LTISystem | LowRankSystem, lengths: Tensor | None, starts: Tensor | None
+) -> Tensor:
+    system = _written_out(system)
     rest = u.new_zeros(u.shape[0], *system.state_shape, dtype=system.D.dtype)
     return lti_scan_reference(u, system, rest, lengths, starts)[0]
 
 
-def _lti_conv_torch(u: Tensor, system: LTISystem, lengths: Tensor | None, starts: Tensor | None) -> Tensor:
+def _written_out(system: LTISystem | LowRankSystem) -> LTISystem:
+    return system.dense() if isinstance(system, LowRankSystem) else system
+
+
+def _lti_conv_torch(
+    u: Tensor, system: LTISystem | LowRankSystem, lengths: Tensor | None, starts: Tensor | None
+) -> Tensor:
+    system = _written_out(system)
     if starts is None:
         return _conv(u, system, lengths)
 
@@ -200,7 +220,13 @@ def _driven_state(u: Tensor, system: LTISystem, squares: list[Tensor], M: int, T
     return inside.squeeze(-2)
 
 
-def _check(u: Tensor, system: LTISystem, state: Tensor | None, lengths: Tensor | None, starts: Tensor | None) -> None:
+def _check(
+    u: Tensor,
+    system: LTISystem | LowRankSystem,
+    state: Tensor | None,
+    lengths: Tensor | None,
+    starts: Tensor | None,
+) -> None:
     check_system(system)
     if u.dim() != 3 or u.shape[-1] != system.B.shape[0]:
         raise InputError(

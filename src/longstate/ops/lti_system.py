@@ -40,8 +40,53 @@ class LTISystem(NamedTuple):
         return (*shape, 2) if self.B.is_complex() else shape
 
 
-def check_system(system: LTISystem) -> None:
+class LowRankSystem(NamedTuple):
+    """Discrete dense systems whose matrix is a diagonal and a few terms of rank one, not written out.
+
+        matrix = rotations(A) + sum_k left_k right_k^T
+
+    with one complex number of A for two of the N real states, which are [re of all, im of all]. `lti_conv` finds the
+    powers of such a matrix from those of its terms.
+
+    Attributes:
+        A: Diagonal (H, N/2), complex.
+        left: Columns of the rank-one terms (rank, H, N), real.
+        right: Their rows (rank, H, N).
+        B: Input (H, N), real.
+        C: Output (channels, H, N), real.
+        D: Skip (channels, H).
+    """
+
+    A: Tensor
+    left: Tensor
+    right: Tensor
+    B: Tensor
+    C: Tensor
+    D: Tensor
+
+    @property
+    def is_dense(self) -> bool:
+        """Always: whatever the rank, its powers are matrices."""
+        return True
+
+    @property
+    def state_shape(self) -> tuple[int, ...]:
+        """Shape of one row's state: (H, N)."""
+        return tuple(self.B.shape)
+
+    def dense(self) -> LTISystem:
+        """The same systems with their matrices written out."""
+        re, im = torch.diag_embed(self.A.real), torch.diag_embed(self.A.imag)
+        A = torch.cat([torch.cat([re, -im], dim=-1), torch.cat([im, re], dim=-1)], dim=-2)
+        A = A + torch.einsum("khi,khj->hij", self.left, self.right)
+        return LTISystem(A, self.B, self.C, self.D)
+
+
+def check_system(system: LTISystem | LowRankSystem) -> None:
     """Raise unless the shapes of A, B, C, D belong together."""
+    if isinstance(system, LowRankSystem):
+        _check_low_rank(system)
+        return
     A, B, C, D = system
     features, d_state = B.shape if B.dim() == 2 else (-1, -1)
     fits = (
@@ -54,6 +99,28 @@ def check_system(system: LTISystem) -> None:
         raise InputError(
             f"the system has A {tuple(A.shape)}, B {tuple(B.shape)}, C {tuple(C.shape)}, D {tuple(D.shape)}, but "
             "(H, N) or (H, N, N), (H, N), (channels, H, N), (channels, H) are needed; check which axis is H."
+        )
+
+
+def _check_low_rank(system: LowRankSystem) -> None:
+    A, left, right, B, C, D = system
+    features, d_state = B.shape if B.dim() == 2 else (-1, -1)
+    fits = (
+        A.is_complex()
+        and A.shape == (features, d_state // 2)
+        and d_state % 2 == 0
+        and left.dim() == 3
+        and left.shape == right.shape
+        and left.shape[1:] == B.shape
+        and C.shape[1:] == B.shape
+        and C.dim() == 3
+        and D.shape == C.shape[:2]
+    )
+    if not fits:
+        raise InputError(
+            f"the system has A {tuple(A.shape)}, left {tuple(left.shape)}, right {tuple(right.shape)}, "
+            f"B {tuple(B.shape)}, C {tuple(C.shape)}, D {tuple(D.shape)}, but complex (H, N/2), (rank, H, N), "
+            "(rank, H, N), (H, N), (channels, H, N), (channels, H) are needed; check which axis is H."
         )
 
 

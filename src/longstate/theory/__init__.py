@@ -7,6 +7,7 @@ from longstate.theory.diagonal import INITS as INITS
 from longstate.theory.diagonal import diagonal as diagonal
 from longstate.theory.diagonal import diagonal_input as diagonal_input
 from longstate.theory.discretize import RULES as RULES
+from longstate.theory.discretize import bilinear_low_rank as bilinear_low_rank
 from longstate.theory.discretize import discretize_dense as discretize_dense
 from longstate.theory.discretize import discretize_diagonal as discretize_diagonal
 from longstate.theory.discretize import discretize_dplr as discretize_dplr

@@ -203,18 +203,46 @@ def discretize_dplr(A: Tensor, P: Tensor, B: Tensor, dt: Tensor | float, rule: s
     if rule != "bilinear":
         system = real_form(A, P, B, B)
         return discretize_dense(system.A, system.B, dt, rule)
+    diagonal, left, right, B_bar = bilinear_low_rank(A, P, B, dt)
+    return rotations(diagonal) + torch.einsum("k...i,k...j->...ij", left, right), B_bar
+
+
+def bilinear_low_rank(A: Tensor, P: Tensor, B: Tensor, dt: Tensor | float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Discretise a half-stored diagonal-plus-low-rank system under bilinear, and keep it diagonal plus low rank.
+
+    With the names of `discretize_dplr`, Ā = 2 M - I is a diagonal of complex modes and r terms of rank one:
+
+        Ā = (2 E - I) - dt (E p) ((I + dt/2 pᵀ E p)⁻¹ pᵀ E)
+
+    Args:
+        A: Diagonal Λ (..., H, N/2), complex.
+        P: Low-rank vectors (rank, ..., H, N/2), complex.
+        B: Input vector (..., H, N/2), complex.
+        dt: Step sizes (..., H), one for each head; a number for all alike.
+
+    Returns:
+        The diagonal 2 E - I (..., H, N/2), complex; the columns and the rows of the terms, each (rank, ..., H, N) and
+        real; and B̄ (..., H, N), real.
+
+    Source:
+        Gu, Goel, Ré 2021 (arXiv 2111.00396), appendix C.3.
+
+    Example:
+        >>> A = torch.complex(-torch.ones(1, 2), torch.ones(1, 2))
+        >>> diagonal, left, right, B_bar = bilinear_low_rank(A, torch.ones(1, 1, 2) + 0j, torch.ones(1, 2) + 0j, 0.1)
+        >>> diagonal.shape, left.shape, right.shape, B_bar.shape
+        (torch.Size([1, 2]), torch.Size([1, 1, 4]), torch.Size([1, 1, 4]), torch.Size([1, 4]))
+    """
     step = _steps(dt, A)
     half = step[..., None] / 2
     inverse = 1 / (1 - half * A)
-    left = real_vector(inverse * P).movedim(0, -1)
-    right = real_vector(inverse.conj_physical() * P).movedim(0, -1)
-    p = real_vector(P).movedim(0, -1)
-    eye = torch.eye(p.shape[-1], dtype=p.dtype, device=p.device)
-    core = torch.linalg.solve(eye + half[..., None] * (p.mT @ left), right.mT)
-    M = rotations(inverse) - half[..., None] * (left @ core)
-    B_real = real_vector(B)
-    A_bar = 2 * M - torch.eye(M.shape[-1], dtype=M.dtype, device=M.device)
-    return A_bar, step[..., None] * (M @ B_real[..., None])[..., 0]
+    left, right, p = real_vector(inverse * P), real_vector(inverse.conj_physical() * P), real_vector(P)
+    eye = torch.eye(len(P), dtype=p.dtype, device=p.device)
+    core = eye + half[..., None] * torch.einsum("j...n,k...n->...jk", p, left)
+    rows = torch.linalg.solve(core, right.movedim(0, -2)).movedim(-2, 0)
+    lost = (half * left * (rows * real_vector(B)).sum(-1, keepdim=True)).sum(0)
+    B_bar = step[..., None] * (real_vector(inverse * B) - lost)
+    return 2 * inverse - 1, -step[..., None] * left, rows, B_bar
 
 
 def _scaled(A: Tensor, B: Tensor, dt: Tensor | float) -> tuple[Tensor, Tensor]:
