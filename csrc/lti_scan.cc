@@ -140,7 +140,8 @@ void carry_over(const LTIScan& p, const Block& carry, const vec* before, vec* af
     add_product({const_cast<vec*>(before), N, 1}, carry.transposed_from(0), {after, N, 1}, 1, N, N);
 }
 
-// With g the gradient by the state after a chunk: back += carry^T g, and what the step adds to the gradient by carry.
+// With g the gradient by the state after a chunk: back += carry^T g, and what the step adds to the gradient by a diagonal
+// carry; that by a matrix is a product over all chunks of a group.
 void carry_back(const LTIScan& p, const Block& carry, const vec* before, const vec* g, vec* back, Block& slope) {
   const int64_t N = p.states;
   const vec* a = carry.row(0);
@@ -159,10 +160,6 @@ void carry_back(const LTIScan& p, const Block& carry, const vec* before, const v
     }
   } else {
     add_product({const_cast<vec*>(g), N, 1}, carry.from_row(0), {back, N, 1}, 1, N, N);
-    for (int64_t n = 0; n < N; n++) {
-      vec* row = slope.row(n);
-      for (int64_t m = 0; m < N; m++) row[m] += g[n] * before[m];
-    }
   }
 }
 
@@ -266,6 +263,8 @@ void backward_row(const LTIScan& p, const Place& at, Backward& w) {
         std::memcpy(static_cast<void*>(g), ds, N * sizeof(vec));
       }
       add_product(w.driven.from_row(0), w.factors.columns.transposed_from(0), w.du.from_row(0), group.chunks, N, T);
+      if (p.kind == kDense)
+        add_product(w.driven.transposed_from(0), w.s.from_row(0), w.slopes.carry.from_row(0), N, group.chunks, N);
       add_product(w.u.transposed_from(0), w.driven.from_row(0), w.slopes.columns.from_row(0), T, group.chunks, N);
     }
     unstage(w.du, group, at.lanes, p.grad_u + (at.row * p.length + group.begin) * H + at.first, H);

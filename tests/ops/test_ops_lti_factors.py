@@ -116,6 +116,16 @@ def test_a_system_of_low_rank_is_its_matrix(backend: str) -> None:
         assert error <= 1e-5 * expected[row, :length].abs().max()
 
 
+@needs_kernels
+def test_a_system_of_low_rank_takes_the_kernel_at_every_length() -> None:
+    torch.manual_seed(5)
+    system, u = low_rank_system(16, 6, 1, 1), torch.randn(1, 40, 16)
+    assert ops.explain("lti_conv", u, system, None, None)[0] == ("native", None)
+    assert ops.explain("lti_conv", u, system.dense(), None, None)[0][1] is not None
+    y, expected = ops.lti_conv(u, system), ops.lti_conv(u.double(), system.dense(), backend="reference")
+    assert (y - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
 def test_shapes_of_low_rank_systems() -> None:
     torch.manual_seed(4)
     system = low_rank_system(3, 4, 1, 1)

@@ -15,8 +15,8 @@ from longstate.ops.lti_system import LowRankSystem, LTISystem, advance
 from longstate.ops.packing import run_packed
 
 _LARGE, _FEW = 192, 8192
-"""Where the FFT is faster: states of more numbers than that, counted for features in whole vectors; dense systems over
-fewer elements, for which making the factors costs more than the scan."""
+"""Where the FFT is faster: states of more numbers than that, counted for features in whole vectors; matrices over fewer
+elements, whose powers cost more than the scan."""
 
 
 def why_not(u: Tensor, system: LTISystem | LowRankSystem, *rest: Tensor | None) -> str | None:
@@ -32,7 +32,7 @@ def _why_slow(u: Tensor, system: LTISystem | LowRankSystem) -> str | None:
     N = 2 * N if system.B.is_complex() else N
     if N * (-(-H // 16) * 16) > _LARGE * H:
         return f"is slower than the FFT for {H} features with states of {N} numbers"
-    if system.is_dense and u.shape[0] * u.shape[1] < _FEW:
+    if system.is_dense and isinstance(system, LTISystem) and u.shape[0] * u.shape[1] < _FEW:
         return f"is slower than the FFT for dense systems over fewer than {_FEW} elements"
     return None
 
@@ -150,7 +150,7 @@ def _backward(
             setattr(arguments, name, part.data_ptr())
         arguments.parts = parts
         _native.run("longstate_lti_scan_backward", arguments)
-    grad_taps, grad_rows, grad_columns, grad_carry = (part.sum(0) for part in slopes)
+    grad_taps, grad_rows, grad_columns, grad_carry = (part.squeeze(0) if parts == 1 else part.sum(0) for part in slopes)
     return grad_u, grad_taps, grad_rows, grad_columns, grad_carry, grad_state
 
 
