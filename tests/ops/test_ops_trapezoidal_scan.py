@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from longstate import InputError, ops
 from longstate.layers.turns import rotate_pairs, running_turns
+from longstate.ops import _native
 
 GOLDENS = Path(__file__).parents[1] / "goldens" / "mamba3.npz"
 SISO = ("siso/full", "siso/no_D_no_Z", "siso/groups2_partial_rope_init")
@@ -108,6 +109,45 @@ def test_torch_path_equals_the_loop_in_values_gradients_and_state(rank: int, len
         results.append([y, *new, *torch.autograd.grad(loss, arguments)])
     for found, expected in zip(*results, strict=True):
         assert close(found, expected, 1e-11) if expected.abs().max() > 0 else bool((found == 0).all())
+
+
+@pytest.mark.skipif(_native.library() is None, reason="no compiled kernels on this machine")
+@pytest.mark.parametrize(("rank", "N"), [(1, 4), (3, 20), (4, 16), (64, 5)])
+@pytest.mark.parametrize("packed", [False, True])
+def test_native_path_in_values_gradients_and_state(rank: int, N: int, packed: bool) -> None:
+    length = 70
+    arguments = draw(length, rank, H=3, P=18, N=N)
+    names = ("v", "k", "q", "log_decay", "now", "before", "S", "k before", "v before")
+    lengths = torch.tensor([length, length // 2])
+    starts = torch.rand(2, length) < 0.1 if packed else None
+    valid = torch.arange(length) < lengths[:, None]
+    results = []
+    for backend, dtype in (("native", torch.float32), ("reference", torch.float64)):
+        given = [part.detach().to(dtype).requires_grad_() for part in arguments]
+        state = ops.TrapezoidalState(*given[6:])
+        weights = [torch.where(valid[..., None], part, 0.0) for part in given[3:6]]
+        y, new = ops.trapezoidal_scan(*given[:3], *weights, state, lengths=lengths, starts=starts, backend=backend)
+        y = y[valid]
+        loss = (y * torch.arange(y.numel()).cos().view_as(y)).sum() + sum((part * part).sum() for part in new)
+        found = [y, *new, *torch.autograd.grad(loss, given)]
+        results.append(dict(zip(("y", "new S", "new k", "new v", *names), found, strict=True)))
+    for name, expected in results[1].items():
+        assert (results[0][name] - expected).abs().max() <= 1e-5 * expected.abs().max() + 1e-6, name
+
+
+@pytest.mark.skipif(_native.library() is None, reason="no compiled kernels on this machine")
+def test_why_not_native() -> None:
+    double = [part.detach() for part in draw(5, 65)]
+    state = ops.TrapezoidalState(*double[6:])
+    single = [part.float() for part in double]
+    small = ops.TrapezoidalState(*single[6:])
+    half = [part.bfloat16() for part in double[:6]]
+    for given, held, text in (
+        (double, state, "computes in float32, got float64"),
+        (single, small, "joins at most 64 vectors a step, got 65"),
+        (half, small, "computes in float32, got torch.bfloat16"),
+    ):
+        assert ("native", text) in ops.explain("trapezoidal_scan", *given[:6], held, None, None)
 
 
 def test_gradcheck() -> None:

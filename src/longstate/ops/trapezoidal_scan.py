@@ -1,5 +1,7 @@
 """The recurrence of Mamba-3: every step adds what came with it and, once more, what came with the step before."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -8,6 +10,8 @@ from torch import Tensor
 from longstate._checks import InputError, check_lengths, check_starts, valid_steps, zero_padding
 from longstate.ops import _dispatch
 from longstate.ops.ssd_core import ssd_core
+from longstate.ops.ssd_native import ssd_core_native
+from longstate.ops.ssd_native import why_not as why_not_native
 
 _BLOCK = 64
 
@@ -38,7 +42,7 @@ def trapezoidal_scan(
         S_t = e^{log_decay_t} (S_{t-1} + before_t Σ_r v_{t-1,r} ⊗ k_{t-1,r}) + now_t Σ_r v_{t,r} ⊗ k_{t,r}
         y_{t,r} = S_t q_{t,r}
 
-    before = 0 gives the recurrence of Mamba-2. The torch path is one scan of that kind: a step's weight there is
+    before = 0 gives the recurrence of Mamba-2. The fast paths are one scan of that kind: a step's weight there is
     now_t + before_{t+1}, and what y_t must not see yet of it is taken off again.
 
     Args:
@@ -51,7 +55,7 @@ def trapezoidal_scan(
         state: Before the first step; zeros at the start.
         lengths: Valid elements of right-padded rows (batch,); outputs after them are unspecified.
         starts: True where a packed sequence begins (batch, length); the state is forgotten there.
-        backend: "torch", "reference" (a plain loop), or "auto".
+        backend: "native" (compiled, float32 on a CPU), "torch", "reference" (a plain loop), or "auto".
 
     Returns:
         Outputs (batch, length, H, R, P), and the state after the last valid step of each row.
@@ -133,7 +137,53 @@ def trapezoidal_scan_reference(
     return torch.stack(y, dim=1) if y else v, state
 
 
+def _why_not_native(
+    v: Tensor,
+    k: Tensor,
+    q: Tensor,
+    log_decay: Tensor,
+    now: Tensor,
+    before: Tensor,
+    state: TrapezoidalState,
+    lengths: Tensor | None,
+    starts: Tensor | None,
+) -> str | None:
+    """Why the compiled kernel cannot take this call, or None."""
+    given = (v, k, q, log_decay, now, before, *state)
+    half = next((part.dtype for part in given if part.itemsize < torch.float32.itemsize), None)
+    return why_not_native(v, v.shape[3], *given[1:]) if half is None else f"computes in float32, got {half}"
+
+
+def _trapezoidal_scan_native(
+    v: Tensor,
+    k: Tensor,
+    q: Tensor,
+    log_decay: Tensor,
+    now: Tensor,
+    before: Tensor,
+    state: TrapezoidalState,
+    lengths: Tensor | None,
+    starts: Tensor | None,
+) -> tuple[Tensor, TrapezoidalState]:
+    return _as_one_scan(ssd_core_native, v, k, q, log_decay, now, before, state, lengths, starts)
+
+
 def _trapezoidal_scan_torch(
+    v: Tensor,
+    k: Tensor,
+    q: Tensor,
+    log_decay: Tensor,
+    now: Tensor,
+    before: Tensor,
+    state: TrapezoidalState,
+    lengths: Tensor | None,
+    starts: Tensor | None,
+) -> tuple[Tensor, TrapezoidalState]:
+    return _as_one_scan(partial(ssd_core, block=_BLOCK), v, k, q, log_decay, now, before, state, lengths, starts)
+
+
+def _as_one_scan(
+    core: Callable[..., tuple[Tensor, Tensor]],
     v: Tensor,
     k: Tensor,
     q: Tensor,
@@ -163,7 +213,7 @@ def _trapezoidal_scan_torch(
     if starts is not None:
         begun = torch.cat([starts.unsqueeze(2), starts.new_zeros(batch, length, R - 1)], dim=2).flatten(1, 2)
     X, keys, queries = (part.transpose(2, 3).flatten(1, 2) for part in (v, weighted, q))
-    y, S = ssd_core(X, decays, keys, queries, S, begun, _BLOCK, rank=R)
+    y, S = core(X, decays, keys, queries, S, begun, rank=R)
     y = y.unflatten(1, (length, R)).transpose(2, 3)
     y = y - again[..., None, None] * ((q @ k.mT) @ v)
     if lengths is None:
@@ -179,6 +229,7 @@ def _without_padding(part: Tensor, lengths: Tensor | None) -> Tensor:
 
 _dispatch.register(
     "trapezoidal_scan",
+    _dispatch.Backend("native", _trapezoidal_scan_native, _why_not_native),
     _dispatch.Backend("torch", _trapezoidal_scan_torch, _dispatch.always),
     _dispatch.Backend("reference", trapezoidal_scan_reference, _dispatch.always),
 )
