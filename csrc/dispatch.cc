@@ -12,6 +12,7 @@ typedef void (*lti_factors_fn)(const LTIFactors*, int64_t, int64_t);
 typedef void (*lti_step_fn)(const LTIStep*, int64_t, int64_t);
 typedef void (*linear_fn)(const LinearScan*, int64_t, int64_t);
 typedef void (*varying_fn)(const VaryingScan*, int64_t, int64_t);
+typedef void (*lti_stack_fn)(const LTIStack*, float* const*, int64_t, int64_t);
 typedef void (*conv1d_fn)(const CausalConv1d*, int64_t, int64_t);
 typedef void (*ssd_fn)(const SSD*, int64_t, int64_t);
 
@@ -34,6 +35,7 @@ typedef void (*ssd_fn)(const SSD*, int64_t, int64_t);
   int64_t longstate_linear_tile_##isa();                                                \
   void longstate_linear_forward_##isa(const LinearScan*, int64_t, int64_t);             \
   void longstate_linear_backward_##isa(const LinearScan*, int64_t, int64_t);            \
+  void longstate_lti_stack_##isa(const LTIStack*, float* const*, int64_t, int64_t);     \
   int64_t longstate_conv1d_tile_##isa();                                                \
   void longstate_conv1d_forward_##isa(const CausalConv1d*, int64_t, int64_t);           \
   void longstate_conv1d_backward_##isa(const CausalConv1d*, int64_t, int64_t);         \
@@ -67,6 +69,7 @@ struct Kernels {
   varying_fn varying_forward, varying_backward;
   count_fn linear_tile;
   linear_fn linear_forward, linear_backward;
+  lti_stack_fn lti_stack;
   count_fn conv1d_tile;
   conv1d_fn conv1d_forward, conv1d_backward;
   tiles_fn ssd_tiles;
@@ -81,6 +84,7 @@ struct Kernels {
         longstate_lti_factors_forward_##isa, longstate_lti_factors_backward_##isa, longstate_lti_step_##isa,    \
         longstate_varying_block_##isa, longstate_varying_forward_##isa, longstate_varying_backward_##isa,        \
         longstate_linear_tile_##isa, longstate_linear_forward_##isa, longstate_linear_backward_##isa,           \
+        longstate_lti_stack_##isa,                                                                              \
         longstate_conv1d_tile_##isa, longstate_conv1d_forward_##isa, longstate_conv1d_backward_##isa,           \
         longstate_ssd_tiles_##isa, longstate_ssd_forward_##isa, longstate_ssd_backward_##isa                    \
   }
@@ -120,6 +124,27 @@ int64_t selective_tasks(const SelectiveScan* p) {
 
 int64_t lti_factors_tasks(const LTIFactors* p) {
   return (p->features + kernels().doubles() - 1) / kernels().doubles();
+}
+
+struct StackStep {
+  const LTIStack* stack;
+  float* const* memory;
+};
+
+void lti_stack_range(int64_t begin, int64_t end, void* context) {
+  const StackStep* step = static_cast<const StackStep*>(context);
+  kernels().lti_stack(step->stack, step->memory, begin, end);
+}
+
+// Numbers that one row of a stack reads.
+int64_t lti_stack_work(const LTIStack* p) {
+  int64_t work = 0;
+  for (int64_t i = 0; i < p->count; i++) {
+    const LTIStep& system = p->blocks[i].system;
+    const int64_t map = p->blocks[i].weight ? system.channels * p->features : 0;
+    work += p->features * (system.states * (system.kind == kDense ? system.states : 1) + map);
+  }
+  return work;
 }
 
 int64_t lti_tiles(const LTIScan* p) { return (p->features + kernels().lanes() - 1) / kernels().lanes(); }
@@ -202,6 +227,10 @@ LONGSTATE_API int32_t longstate_linear_scan(const LinearScan* p, parallel_for po
 }
 LONGSTATE_API int32_t longstate_linear_scan_backward(const LinearScan* p, parallel_for pool) {
   return over_tasks(linear_tasks(p), p, linear_back_range, pool);
+}
+LONGSTATE_API int32_t longstate_lti_stack(const LTIStack* p, int64_t batch, float* const* memory, parallel_for pool) {
+  const StackStep step{p, memory};
+  return over_tasks(batch, &step, lti_stack_range, pool, 1 + kStepGrain / (1 + lti_stack_work(p)));
 }
 LONGSTATE_API int32_t longstate_causal_conv1d(const CausalConv1d* p, parallel_for pool) {
   return over_tasks(conv1d_tasks(p), p, conv1d_range, pool);

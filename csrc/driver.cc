@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "fastmath.h"
 #include "longstate.h"
 
 namespace {
@@ -292,6 +293,88 @@ void lti_step(const Size& size, Carry kind) {
     }
   compare("lti_step y", y, seen);
   compare("lti_step next", next, x);
+}
+
+void error_function() {
+  for (int i = -60000; i <= 60000; i++) {
+    const float x = i * 1e-4f, found = fast_erf(x);
+    const double wanted = std::erf(double(x)), off = std::abs(found - wanted);
+    if (off > 2e-7 * std::abs(wanted)) {
+      std::printf("fast_erf(%g): found %.9g, wanted %.9g\n", x, found, wanted);
+      failures++;
+    }
+  }
+  if (!std::isnan(fast_erf(NAN)) || fast_erf(INFINITY) != 1.f || fast_erf(-INFINITY) != -1.f) failures++;
+}
+
+std::vector<double> normal(const std::vector<double>& x, const Norm& norm, int64_t H) {
+  std::vector<double> y = x;
+  for (size_t begin = 0; begin < x.size() && norm.kind != kNoNorm; begin += H) {
+    double mean = 0, square = 0;
+    for (int64_t h = 0; h < H && norm.kind == kLayerNorm; h++) mean += x[begin + h] / H;
+    for (int64_t h = 0; h < H; h++) square += (x[begin + h] - mean) * (x[begin + h] - mean) / H;
+    for (int64_t h = 0; h < H; h++) y[begin + h] = (x[begin + h] - mean) / std::sqrt(square + norm.eps);
+  }
+  for (size_t i = 0; i < x.size(); i++)
+    y[i] = y[i] * (norm.weight ? norm.weight[i % H] : 1) + (norm.bias ? norm.bias[i % H] : 0);
+  return y;
+}
+
+double activated(int32_t activation, double x) {
+  if (activation == kGelu) return x / 2 * (1 + std::erf(x / std::sqrt(2.0)));
+  const double z = std::sqrt(2 / std::acos(-1.0)) * (x + 0.044715 * x * x * x);
+  return activation == kGeluTanh ? x / 2 * (1 + std::tanh(z)) : x;
+}
+
+// Two blocks of diagonal real systems; that the systems of other kinds do their step is seen by `lti_step`.
+void lti_stack(const Size& size, int32_t norm, int32_t activation, bool mapped, bool gated) {
+  const int64_t B = size.batch, H = size.features, N = size.states, C = mapped ? size.channels : 1, blocks = 2;
+  const int64_t outputs = gated ? 2 * H : H;
+  const std::vector<float> x = draw(B * H), A = draw(H * N), in = draw(H * N), out = draw(C * H * N), D = draw(C * H);
+  const std::vector<float> weight = draw(outputs * C * H), bias = draw(outputs), scale = draw(H), shift = draw(H);
+  std::vector<float> y = unwritten(B * H);
+  std::vector<std::vector<float>> state, next(blocks, unwritten(B * H * N));
+  for (int64_t i = 0; i < blocks; i++) state.push_back(draw(B * H * N));
+  LTIBlock block{};
+  block.system.batch = 1, block.system.features = H, block.system.channels = C, block.system.states = N;
+  block.system.kind = kReal, block.system.A = A.data(), block.system.B = in.data();
+  block.system.C = out.data(), block.system.D = D.data();
+  block.norm = {norm, 1e-5f, norm == kNoNorm ? nullptr : scale.data(), norm == kLayerNorm ? shift.data() : nullptr};
+  block.activation = activation, block.gated = gated, block.scale = 0.5f;
+  if (mapped) block.weight = weight.data(), block.bias = gated ? nullptr : bias.data();
+  const std::vector<LTIBlock> both(blocks, block);
+  const LTIStack p{H, blocks, both.data(), block.norm};
+  std::vector<float> given = x;
+  float* const memory[] = {given.data(), state[0].data(), state[1].data(), y.data(), next[0].data(), next[1].data()};
+  longstate_lti_stack(&p, B, memory, nullptr);
+
+  std::vector<double> wide(x.begin(), x.end());
+  for (int64_t i = 0; i < blocks; i++) {
+    const std::vector<double> u = normal(wide, block.norm, H);
+    std::vector<double> after(B * H * N), seen(B * C * H);
+    for (int64_t b = 0; b < B; b++)
+      for (int64_t h = 0; h < H; h++) {
+        for (int64_t n = 0; n < N; n++)
+          after[(b * H + h) * N + n] =
+              double(A[h * N + n]) * state[i][(b * H + h) * N + n] + double(in[h * N + n]) * u[b * H + h];
+        for (int64_t c = 0; c < C; c++) {
+          double sum = double(D[c * H + h]) * u[b * H + h];
+          for (int64_t n = 0; n < N; n++) sum += double(out[(c * H + h) * N + n]) * after[(b * H + h) * N + n];
+          seen[(b * C + c) * H + h] = activated(activation, sum);
+        }
+      }
+    compare("lti_stack next", next[i], after);
+    for (int64_t b = 0; b < B; b++) {
+      std::vector<double> sums(outputs);
+      for (int64_t o = 0; o < outputs; o++) {
+        if (!mapped) sums[o] = seen[b * H + o];
+        for (int64_t k = 0; k < C * H && mapped; k++) sums[o] += double(weight[o * C * H + k]) * seen[b * C * H + k];
+        if (mapped && !gated) sums[o] += bias[o];
+      }
+      for (int64_t h = 0; h < H; h++) wide[b * H + h] += 0.5 * (gated ? sums[h] / (1 + std::exp(-sums[H + h])) : sums[h]);
+    }
+  }
+  compare("lti_stack y", y, normal(wide, block.norm, H));
 }
 
 void selective_scan(const Size& size, int64_t groups, bool full) {
@@ -661,6 +744,14 @@ int main() {
     lti_factors(size, kComplex, 0);
     for (int64_t rank : {0, 1, 3}) lti_factors(size, kDense, rank);
   }
+  error_function();
+  for (const Size& size : {Size{1, 0, 1, 1, 1}, Size{3, 0, 7, 5, 2}, Size{2, 0, 37, 16, 3}})
+    for (int32_t norm : {kNoNorm, kLayerNorm, kRMSNorm})
+      for (int32_t activation : {kIdentity, kGelu, kGeluTanh}) {
+        lti_stack(size, norm, activation, false, false);
+        lti_stack(size, norm, activation, true, false);
+        lti_stack(size, norm, activation, true, true);
+      }
   for (const Size& size : {Size{3, 1, 1, 1, 1}, Size{3, 33, 5, 3, 1}, Size{2, 70, 67, 16, 1}})
     for (int64_t groups : {1, 2})
       for (bool full : {false, true}) selective_scan(size, groups, full);

@@ -8,7 +8,7 @@
 static inline float fast_exp(float x) {
   x = x < -87.3f ? -87.3f : (x > 88.7f ? 88.7f : x);
   float k = x * 1.44269504089f + 12582912.f;
-  int32_t i;
+  uint32_t i;
   std::memcpy(&i, &k, 4);
   k -= 12582912.f;
   float r = x - k * 0.693359375f;
@@ -20,7 +20,7 @@ static inline float fast_exp(float x) {
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   p = p * r * r + r + 1.f;
-  int32_t e = (i + 127 - 0x4B400000) << 23;
+  uint32_t e = (i + 127u - 0x4B400000u) << 23;
   float s;
   std::memcpy(&s, &e, 4);
   return p * s;
@@ -95,4 +95,34 @@ static inline ComplexExp fast_complex_exp(float x, float h) {
   cosine = cosine * q + 1.f;
   const float twice = 2.f * size * sine;
   return {size - twice * sine, twice * cosine, grown - twice * sine};
+}
+
+// Relative error at most 2e-7: an odd polynomial below 1, 1 - e^polynomial above, 1 from 3.95 on.
+static inline float fast_erf(float x) {
+  float a = x < 0.f ? -x : x, s = x * x, t = a > 3.95f ? 3.95f : a;
+  float inner = 7.882497448e-5f;
+  inner = inner * s - 8.018855006e-4f;
+  inner = inner * s + 5.189312156e-3f;
+  inner = inner * s - 2.685432881e-2f;
+  inner = inner * s + 1.128359735e-1f;
+  inner = inner * s - 3.761262596e-1f;
+  inner = inner * s + 1.128379107f;
+  float outer = 1.6337532998e-6f;
+  outer = outer * t - 4.5967859477e-5f;
+  outer = outer * t + 5.9585028794e-4f;
+  outer = outer * t - 4.7542052343e-3f;
+  outer = outer * t + 2.6403229684e-2f;
+  outer = outer * t - 1.1004405469e-1f;
+  outer = outer * t - 6.3186906278e-1f;
+  outer = outer * t - 1.1302055120f;
+  outer = outer * t + 3.1260916148e-4f;
+  outer = 1.f - fast_exp(outer);
+  return a < 1.f ? inner * x : (x < 0.f ? -outer : outer);
+}
+
+static inline float fast_gelu(float x) { return 0.5f * x * (1.f + fast_erf(0.70710678119f * x)); }
+
+// x (1 + tanh(z)) / 2 = x sigmoid(2 z), z = sqrt(2 / pi) (x + 0.044715 x^3).
+static inline float fast_gelu_tanh(float x) {
+  return x * fast_sigmoid(1.5957691216f * (x + 0.044715f * x * x * x));
 }

@@ -97,6 +97,36 @@ struct LTIStep {
   float* next;         // (batch, features, states)
 };
 
+// (x - mean) / sqrt(variance + eps) * weight + bias over the features; kRMS takes 0 for the mean.
+enum NormKind : int32_t { kNoNorm, kLayerNorm, kRMSNorm };
+
+struct Norm {
+  int32_t kind;         // NormKind
+  float eps;
+  const float* weight;  // (features) or null
+  const float* bias;    // (features) or null
+};
+
+// x + scale * output(system(norm(x))), where output is an activation, then an affine map, then a gate if it is gated.
+enum Activation : int32_t { kIdentity, kGelu, kGeluTanh };
+
+struct LTIBlock {
+  LTIStep system;       // its sizes, A, B, C and D
+  Norm norm;
+  int32_t activation;   // Activation
+  int32_t gated;        // outputs a * sigmoid(b) for the halves a, b of what the map gives
+  float scale;
+  const float* weight;  // (features, or 2 features if gated; channels * features), or null: no map
+  const float* bias;    // one for each row of the weight, or null
+};
+
+// Blocks one after the other, and a last norm: what stays from step to step.
+struct LTIStack {
+  int64_t features, count;
+  const LTIBlock* blocks;
+  Norm norm;
+};
+
 // y_t = silu(bias + sum_{k < taps} weight_k x_{t - (taps-1) + k}), inputs before 0 being those of the tail.
 struct CausalConv1d {
   int64_t batch, length, features, taps;
@@ -194,6 +224,9 @@ LONGSTATE_API int32_t longstate_lti_step(const LTIStep*, parallel_for);
 LONGSTATE_API int64_t longstate_varying_block();
 LONGSTATE_API int32_t longstate_varying_scan(const VaryingScan*, parallel_for);
 LONGSTATE_API int32_t longstate_varying_scan_backward(const VaryingScan*, parallel_for);
+// One step of `batch` rows. `memory` points to x (batch, features), the state of each block as in LTIStep, y like x, and
+// the next state of each block.
+LONGSTATE_API int32_t longstate_lti_stack(const LTIStack*, int64_t batch, float* const* memory, parallel_for);
 LONGSTATE_API int32_t longstate_causal_conv1d(const CausalConv1d*, parallel_for);
 LONGSTATE_API int32_t longstate_causal_conv1d_backward(const CausalConv1d*, parallel_for);
 LONGSTATE_API int64_t longstate_ssd_tiles(int64_t heads, int64_t groups);

@@ -69,3 +69,15 @@ def test_the_transformer_block_sees_no_future() -> None:
     later = x.clone()
     later[:, 7:] = 0
     assert torch.allclose(block(x)[:, :7], block(later)[:, :7], atol=1e-6)
+
+
+def test_the_step_by_hand_is_that_of_the_backbone() -> None:
+    torch.manual_seed(0)
+    backbone, x = stepping.stack(2), torch.randn(9, 1, stepping.D_MODEL)
+    step, state, constants = stepping.by_hand(backbone), backbone.initial_state(1), backbone.constants()
+    states = [torch.view_as_complex(part.x) for part in state]
+    with torch.inference_mode():
+        for x_t in x:
+            expected, state = backbone.step(x_t, state, constants=constants)
+            y, states = step(x_t, states)
+            torch.testing.assert_close(y, expected, rtol=1e-5, atol=1e-5)

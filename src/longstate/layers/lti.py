@@ -133,7 +133,7 @@ class LTILayer(CausalLayer[LTIState]):
             y, new = ops.varying_scan(x_t[:, None], rate[:, None], self._varying(rate), state.x)
             return self.output(y.flatten(1)), LTIState(new)
         constants = self.constants(rate=rate) if constants is None else constants
-        y, new = ops.lti_step(x_t, state.x, constants)
+        y, new = ops.lti_step(x_t.contiguous(), state.x.contiguous(), constants)
         return self.output(y.flatten(1)), LTIState(new)
 
     def varying_system(self) -> ops.VaryingSystem | None:

@@ -1,14 +1,22 @@
 """The stack of residual layers that every model is built on, causal or bidirectional."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 from longstate._checks import check_positive, zero_padding
 from longstate.layers import BidirectionalResidual, CausalLayer, Residual, SequenceLayer
+from longstate.layers.lti_fused import FusedStack, fuse
 from longstate.layers.norm import build_norm
 from longstate.models.build_layer import build_bidirectional, build_layer
 from longstate.models.config import BackboneConfig
+
+
+class BackboneConstants(NamedTuple):
+    """Constants of a backbone: those of its layers, and all of them as one call, or the sentence why they are not."""
+
+    layers: tuple[Any, ...]
+    fused: FusedStack | str
 
 
 class Backbone(CausalLayer[tuple[Any, ...]]):
@@ -16,7 +24,7 @@ class Backbone(CausalLayer[tuple[Any, ...]]):
 
         x_i = x_{i-1} + branch_scale · dropout(layer_i(norm_i(x_{i-1}))),    y = norm(x_n)
 
-    Its state is the tuple of the layers' states, its constants the tuple of theirs.
+    Its state is the tuple of the layers' states.
 
     Args:
         config: Width, depth, layer and norm.
@@ -86,9 +94,10 @@ class Backbone(CausalLayer[tuple[Any, ...]]):
             new.append(after)
         return self.norm(x, lengths), tuple(new)
 
-    def constants(self, *, rate: float | None = None) -> tuple[Any, ...]:
-        """Those of the layers."""
-        return tuple(layer.constants(rate=rate) for layer in self._causal())
+    def constants(self, *, rate: float | None = None) -> BackboneConstants:
+        """Those of the layers, and what makes one call of their steps where that can be."""
+        layers = tuple(layer.constants(rate=rate) for layer in self._causal())
+        return BackboneConstants(layers, fuse(self, self.layers, self.norm, layers))
 
     def step(
         self,
@@ -96,12 +105,15 @@ class Backbone(CausalLayer[tuple[Any, ...]]):
         state: tuple[Any, ...],
         *,
         rate: float | Tensor | None = None,
-        constants: tuple[Any, ...] | None = None,
+        constants: BackboneConstants | None = None,
     ) -> tuple[Tensor, tuple[Any, ...]]:
-        """One element, with the layers' states."""
-        constants = (None,) * len(self.layers) if constants is None else constants
+        """One element, with the layers' states; in one call if `constants.fused` has nothing against it."""
+        of_layers, fused = ((None,) * len(self.layers), "") if constants is None else constants
+        varies = isinstance(rate, Tensor)
+        if isinstance(fused, FusedStack) and not varies and fused.why_not(self, x_t, state, of_layers) is None:
+            return fused.step(x_t, state)
         new = []
-        for layer, before, constant in zip(self._causal(), state, constants, strict=True):
+        for layer, before, constant in zip(self._causal(), state, of_layers, strict=True):
             x_t, after = layer.step(x_t, before, rate=rate, constants=constant)
             new.append(after)
         return self.norm(x_t), tuple(new)

@@ -69,6 +69,34 @@ class LTIStep(ctypes.Structure):
     )
 
 
+class Norm(ctypes.Structure):
+    """`Norm` of longstate.h, field by field."""
+
+    _fields_ = (("kind", ctypes.c_int32), ("eps", ctypes.c_float), ("weight", _POINTER), ("bias", _POINTER))
+
+
+class LTIBlock(ctypes.Structure):
+    """`LTIBlock` of longstate.h, field by field."""
+
+    _fields_ = (
+        ("system", LTIStep),
+        ("norm", Norm),
+        *((name, ctypes.c_int32) for name in ("activation", "gated")),
+        ("scale", ctypes.c_float),
+        *((name, _POINTER) for name in ("weight", "bias")),
+    )
+
+
+class LTIStack(ctypes.Structure):
+    """`LTIStack` of longstate.h, field by field."""
+
+    _fields_ = (
+        *((name, _INT) for name in ("features", "count")),
+        ("blocks", ctypes.POINTER(LTIBlock)),
+        ("norm", Norm),
+    )
+
+
 class CausalConv1d(ctypes.Structure):
     """`CausalConv1d` of longstate.h, field by field."""
 
@@ -142,6 +170,7 @@ _FUNCTIONS = {
     "longstate_ssd": (ctypes.c_int32, (ctypes.POINTER(SSD), _POINTER)),
     "longstate_ssd_backward": (ctypes.c_int32, (ctypes.POINTER(SSD), _POINTER)),
     "longstate_lti_step": (ctypes.c_int32, (ctypes.POINTER(LTIStep), _POINTER)),
+    "longstate_lti_stack": (ctypes.c_int32, (ctypes.POINTER(LTIStack), _INT, _POINTER, _POINTER)),
 }
 """The functions of longstate.h: what each returns and takes."""
 
@@ -235,7 +264,7 @@ def pointer(x: Tensor | None) -> int | None:
     return None if x is None else x.data_ptr()
 
 
-def run(kernel: str, arguments: ctypes.Structure) -> None:
+def run(kernel: str, arguments: ctypes.Structure, *more: int | bytes) -> None:
     """Call a kernel in torch's thread pool."""
-    if getattr(kernels(), kernel)(ctypes.byref(arguments), thread_pool()):
+    if getattr(kernels(), kernel)(ctypes.byref(arguments), *more, thread_pool()):
         raise RuntimeError(f"{kernel} failed in torch's thread pool")

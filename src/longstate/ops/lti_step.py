@@ -29,8 +29,8 @@ def lti_constants(system: LTISystem, dtype: torch.dtype) -> StepConstants:
         The four arrays of the system as real tensors.
     """
     check_system(system)
-    A, B, C, D = ((torch.view_as_real(part) if part.is_complex() else part).to(dtype) for part in system)
-    return StepConstants(A, B, C, D)
+    real = (torch.view_as_real(part) if part.is_complex() else part for part in system)
+    return StepConstants(*(part.to(dtype).contiguous() for part in real))
 
 
 def lti_step(u_t: Tensor, state: Tensor, constants: StepConstants, *, backend: str = "auto") -> tuple[Tensor, Tensor]:
@@ -85,15 +85,19 @@ def _why_not(u_t: Tensor, state: Tensor, constants: StepConstants) -> str | None
 
 
 def _lti_step_native(u_t: Tensor, state: Tensor, constants: StepConstants) -> tuple[Tensor, Tensor]:
-    A, B, C, D = constants
-    batch, H = u_t.shape
-    pairs = state.dim() == 4
-    N = state.shape[2] * 2 if pairs else state.shape[2]
-    kind = _native.COMPLEX if pairs else _native.DENSE if A.dim() == 3 else _native.REAL
-    y, new = u_t.new_empty(batch, C.shape[0], H), torch.empty_like(state)
-    pointers = [part.data_ptr() for part in (u_t, state, A, B, C, D, y, new)]
-    _native.run("longstate_lti_step", _native.LTIStep(batch, H, C.shape[0], N, kind, *pointers))
+    batch, sizes = len(u_t), native_sizes(constants)
+    y, new = u_t.new_empty(batch, sizes[1], sizes[0]), torch.empty_like(state)
+    pointers = [part.data_ptr() for part in (u_t, state, *constants, y, new)]
+    _native.run("longstate_lti_step", _native.LTIStep(batch, *sizes, *pointers))
     return y, new
+
+
+def native_sizes(constants: StepConstants) -> tuple[int, int, int, int]:
+    """Features, channels, real numbers of a state and the kind of a system, as the kernels count them."""
+    A, B, C, _ = constants
+    pairs = B.dim() == 3
+    kind = _native.COMPLEX if pairs else _native.DENSE if A.dim() == 3 else _native.REAL
+    return B.shape[0], C.shape[0], B.shape[1] * 2 if pairs else B.shape[1], kind
 
 
 def lti_step_reference(u_t: Tensor, state: Tensor, constants: StepConstants) -> tuple[Tensor, Tensor]:
