@@ -276,7 +276,7 @@ def test_the_backbone_is_the_stack_of_its_layers() -> None:
         expected = expected + layer.layer(layer.norm(expected))
     close(backbone(x), backbone.norm(expected))
     state = backbone.initial_state(2)
-    assert len(state) == len(backbone.constants()) == 2
+    assert len(state) == len(backbone.constants().layers) == 2
     with pytest.raises(ValueError, match="zip"):
         backbone.forward_with_state(x, state[:1])
 

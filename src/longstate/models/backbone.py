@@ -105,7 +105,7 @@ class Backbone(CausalLayer[tuple[Any, ...]]):
         state: tuple[Any, ...],
         *,
         rate: float | Tensor | None = None,
-        constants: BackboneConstants | None = None,
+        constants: Any = None,
     ) -> tuple[Tensor, tuple[Any, ...]]:
         """One element, with the layers' states; in one call if `constants.fused` has nothing against it."""
         of_layers, fused = ((None,) * len(self.layers), "") if constants is None else constants
