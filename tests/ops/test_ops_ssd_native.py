@@ -112,6 +112,13 @@ def test_the_native_path_is_the_one_that_runs() -> None:
     assert torch.equal(ops.ssd(**drawn)[0], ops.ssd(**drawn, backend="native")[0])
 
 
+def test_without_vectors_torch_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = draw(5, 4, 8, 2, 1, full=False)
+    monkeypatch.setattr("longstate.ops.ssd_native._has_vectors", lambda: False)
+    with pytest.raises(InputError, match="is slower than torch's products where the compiler knows no vectors"):
+        ops.ssd(**drawn, backend="native")
+
+
 def test_half_precision_is_computed_in_float32() -> None:
     drawn = draw(70, 4, 8, 8, 1)
     half = {name: drawn[name].bfloat16() for name in ("x", "dt", "B", "C")}

@@ -14,12 +14,20 @@ _BLOCK = 64  # kSteps of csrc/ssd.cc
 
 
 def why_not(x: Tensor, rank: int, *rest: Tensor | None) -> str | None:
-    """Why the compiled kernel cannot take these inputs, states and vectors, or None."""
+    """Why the compiled kernel cannot take these inputs, states and vectors, or why it would be slow; or None."""
     if any(part is not None and part.dtype is torch.float64 for part in (x, *rest)):
         return "computes in float32, got float64"
     if rank > _BLOCK:
         return f"joins at most {_BLOCK} vectors a step, got {rank}"
-    return _native.why_not_here(x, *rest)
+    reason = _native.why_not_here(x, *rest)
+    if reason is None and not _has_vectors():
+        return "is slower than torch's products where the compiler knows no vectors"
+    return reason
+
+
+@torch.compiler.assume_constant_result
+def _has_vectors() -> bool:
+    return _native.kernels().longstate_lanes() > 1
 
 
 def ssd_core_native(
