@@ -35,7 +35,7 @@ LAYERS: dict[str, dict[str, Any]] = {
 
 
 class Result(NamedTuple):
-    """Accuracy or error on the test part, and seconds of training."""
+    """Accuracy or error on the test part, and seconds of the processor, all threads, that training took."""
 
     score: float
     seconds: float
@@ -60,10 +60,10 @@ def run(recipe: Path, layer: dict[str, Any], seed: int, overrides: Mapping[str, 
     limit = {"filter_length": int(recordings.lengths.max())} if layer["kind"] == "hyena" else {}
     config = read_config(recipe, given | {"model.backbone.layer": layer | limit}).config
     parts = {name: recordings.select(rows) for name, rows in divide(recordings, config.data.split)._asdict().items()}
-    begun = time.perf_counter()
+    begun = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         model = train(config, parts["train"], parts["validation"], Path(folder) / "run", Options(progress=False)).model
-    seconds = time.perf_counter() - begun
+    seconds = time.process_time() - begun
     return Result(score(training.evaluate(model, parts["test"])), seconds)
 
 
