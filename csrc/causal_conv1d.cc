@@ -1,6 +1,6 @@
 // The short causal convolution, forward and backward; compiled once for every instruction set (ISA names it).
 //
-//   y_t = silu(bias + sum_{k < W} weight_k x_{t - (W-1) + k})
+//   y_t = silu(bias + sum_{k < W} weight_k x_{t - (W-1) + k}), without inputs before the last start until t
 //
 // A task is a tile of features of one row of the batch, whose filters, sums and last inputs stay in the first-level
 // cache while time goes by; features lie beside each other, so every inner loop runs over them. The backward pass
@@ -28,8 +28,14 @@ Place place_of(const CausalConv1d& p, int64_t task) {
 
 int64_t length_of(const CausalConv1d& p, const Place& at) { return p.lengths ? p.lengths[at.row] : p.length; }
 
-// The input at t, which lies in the tail before 0.
-const float* input(const CausalConv1d& p, const Place& at, int64_t t) {
+bool is_start(const CausalConv1d& p, const Place& at, int64_t t) {
+  return p.starts && p.starts[at.row * p.length + t];
+}
+
+// The input at t, which lies in the tail before 0, and does not count before `start`.
+const float* input(const CausalConv1d& p, const Place& at, int64_t t, int64_t start) {
+  static const float nothing[kTile] = {};
+  if (t < start) return nothing;
   if (t >= 0) return p.x.data + at.row * p.x.batch_stride + t * p.x.time_stride + at.first;
   return p.tail + (at.row * (p.taps - 1) + p.taps - 1 + t) * p.features + at.first;
 }
@@ -54,14 +60,14 @@ void add_four_taps(int64_t lanes, int64_t down, const float* __restrict w, const
     sum[l] += w[l] * x0[l] + w[down + l] * x1[l] + w[2 * down + l] * x2[l] + w[3 * down + l] * x3[l];
 }
 
-// The argument of the activation at t.
-void convolve(const CausalConv1d& p, const Place& at, int64_t t, float* sum) {
+// The argument of the activation at t, of inputs from `start`.
+void convolve(const CausalConv1d& p, const Place& at, int64_t t, int64_t start, float* sum) {
   begin(p, at, sum);
   int64_t tap = 0, from = t - (p.taps - 1);
   for (; tap + 4 <= p.taps; tap += 4, from += 4)
-    add_four_taps(at.lanes, p.features, filter(p, at, tap), input(p, at, from), input(p, at, from + 1),
-                  input(p, at, from + 2), input(p, at, from + 3), sum);
-  for (; tap < p.taps; tap++, from++) add_tap(at.lanes, filter(p, at, tap), input(p, at, from), sum);
+    add_four_taps(at.lanes, p.features, filter(p, at, tap), input(p, at, from, start),
+                  input(p, at, from + 1, start), input(p, at, from + 2, start), input(p, at, from + 3, start), sum);
+  for (; tap < p.taps; tap++, from++) add_tap(at.lanes, filter(p, at, tap), input(p, at, from, start), sum);
 }
 
 void activate(int64_t lanes, const float* __restrict sum, float* __restrict y) {
@@ -83,6 +89,7 @@ void accumulate(int64_t lanes, const float* __restrict slope, float* __restrict 
 
 void forward_tile(const CausalConv1d& p, const Place& at) {
   const int64_t valid = length_of(p, at);
+  int64_t start = 1 - p.taps;
   float sum[kTile];
   for (int64_t t = 0; t < p.length; t++) {
     float* y = p.y + (at.row * p.length + t) * p.features + at.first;
@@ -90,11 +97,12 @@ void forward_tile(const CausalConv1d& p, const Place& at) {
       std::memset(y, 0, at.lanes * sizeof(float));
       continue;
     }
+    if (is_start(p, at, t)) start = t;
     if (p.silu) {
-      convolve(p, at, t, sum);
+      convolve(p, at, t, start, sum);
       activate(at.lanes, sum, y);
     } else {
-      convolve(p, at, t, y);
+      convolve(p, at, t, start, y);
     }
   }
 }
@@ -102,19 +110,21 @@ void forward_tile(const CausalConv1d& p, const Place& at) {
 void backward_tile(const CausalConv1d& p, const Place& at) {
   const int64_t valid = length_of(p, at), W = p.taps, lanes = at.lanes;
   std::vector<float> last(W * kTile), grad_weight(W * kTile), grad_bias(kTile);  // `last`: slopes of the last W steps
+  int64_t start = 1 - W;
   float sum[kTile];
   for (int64_t t = 0; t < valid + W - 1; t++) {
     float* slope = last.data() + t % W * kTile;
     if (t < valid) {
+      if (is_start(p, at, t)) start = t;
       const float* grad = p.grad_y + (at.row * p.length + t) * p.features + at.first;
       if (p.silu) {
-        convolve(p, at, t, sum);
+        convolve(p, at, t, start, sum);
         through_activation(lanes, grad, sum, slope);
       } else {
         std::memcpy(slope, grad, lanes * sizeof(float));
       }
       for (int64_t tap = 0; tap < W; tap++)
-        add_tap(lanes, slope, input(p, at, t - (W - 1) + tap), grad_weight.data() + tap * kTile);
+        add_tap(lanes, slope, input(p, at, t - (W - 1) + tap, start), grad_weight.data() + tap * kTile);
       accumulate(lanes, slope, grad_bias.data());
     } else {
       std::memset(slope, 0, lanes * sizeof(float));
@@ -124,8 +134,10 @@ void backward_tile(const CausalConv1d& p, const Place& at) {
     float* to = s < 0 ? p.grad_tail + (at.row * (W - 1) + t) * p.features + at.first
                       : p.grad_x + (at.row * p.length + s) * p.features + at.first;
     std::memset(sum, 0, lanes * sizeof(float));
-    for (int64_t tap = s < 0 ? W - 1 - t : 0; tap < W; tap++)
+    for (int64_t tap = s < 0 ? W - 1 - t : 0; tap < W; tap++) {
+      if (tap > 0 && s + tap < valid && is_start(p, at, s + tap)) break;  // this and later outputs do not see s
       add_tap(lanes, filter(p, at, W - 1 - tap), last.data() + (s + tap) % W * kTile, sum);
+    }
     std::memcpy(to, sum, lanes * sizeof(float));
   }
   for (int64_t t = valid; t < p.length; t++)

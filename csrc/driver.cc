@@ -467,19 +467,26 @@ void causal_conv1d(const Size& size, int64_t W, bool full) {
   const int64_t B = size.batch, L = size.length, E = size.features;
   std::vector<float> x = draw(B * L * E), weight = draw(W * E), bias = draw(E), tail = draw(B * (W - 1) * E);
   const std::vector<int64_t> lengths = some_lengths(size);
+  std::vector<uint8_t> starts(B * L);
+  for (uint8_t& start : starts) start = full && source() % 8 == 0;
   std::vector<float> grad_y = draw(B * L * E);
   auto plain = [&]() {
     std::vector<double> y(B * L * E);
-    for (int64_t b = 0; b < B; b++)
-      for (int64_t t = 0; t < lengths[b]; t++)
+    for (int64_t b = 0; b < B; b++) {
+      int64_t start = 1 - W;
+      for (int64_t t = 0; t < lengths[b]; t++) {
+        if (starts[b * L + t]) start = t;
         for (int64_t e = 0; e < E; e++) {
           double sum = full ? bias[e] : 0;
           for (int64_t k = 0; k < W; k++) {
             const int64_t s = t - (W - 1) + k;
+            if (s < start) continue;
             sum += double(weight[k * E + e]) * (s < 0 ? tail[(b * (W - 1) + W - 1 + s) * E + e] : x[(b * L + s) * E + e]);
           }
           y[(b * L + t) * E + e] = full ? sum / (1 + std::exp(-sum)) : sum;
         }
+      }
+    }
     return y;
   };
   auto loss = [&]() { return sum_of(plain(), grad_y); };
@@ -488,6 +495,7 @@ void causal_conv1d(const Size& size, int64_t W, bool full) {
   CausalConv1d p{};
   p.batch = B, p.length = L, p.features = E, p.taps = W, p.silu = full, p.x = {x.data(), L * E, E};
   p.weight = weight.data(), p.bias = full ? bias.data() : nullptr, p.tail = tail.data(), p.lengths = lengths.data();
+  p.starts = full ? starts.data() : nullptr;
   p.y = y.data(), p.grad_y = grad_y.data(), p.grad_x = grad_x.data(), p.grad_tail = grad_tail.data();
   p.grad_weight = grad_weight.data(), p.grad_bias = grad_bias.data();
   longstate_causal_conv1d(&p, nullptr);

@@ -136,6 +136,7 @@ struct CausalConv1d {
   const float* bias;       // (features) or null
   const float* tail;       // (batch, taps - 1, features)
   const int64_t* lengths;  // (batch) or null
+  const uint8_t* starts;   // (batch, length) or null: inputs before a start count as 0 from there on
   float* y;                // (batch, length, features)
   // Of the backward pass.
   const float* grad_y;               // (batch, length, features)

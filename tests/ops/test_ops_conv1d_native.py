@@ -32,14 +32,18 @@ def results(drawn: dict[str, Tensor], backend: str, dtype: torch.dtype, valid: T
     features=st.sampled_from([1, 7, 256, 300]),
     taps=st.sampled_from([1, 2, 3, 4, 5, 9]),
     bias=st.booleans(),
+    packed=st.booleans(),
     activation=st.sampled_from([None, "silu"]),
     seed=st.integers(0, 99),
 )
-def test_values_tails_and_gradients(length: int, features: int, taps: int, bias: bool, activation, seed: int) -> None:
+def test_values_tails_and_gradients(
+    length: int, features: int, taps: int, bias: bool, packed: bool, activation, seed: int
+) -> None:
     torch.manual_seed(seed)
     drawn = draw(3, length, features, taps, bias=bias)
     lengths = torch.tensor([length, 0, length // 2])
     rest = {"valid": torch.arange(length) < lengths[:, None], "lengths": lengths, "activation": activation}
+    rest["starts"] = torch.rand(3, length) < 0.2 if packed else None
     found = results(drawn, "native", torch.float32, **rest)
     expected = results(drawn, "reference", torch.float64, **rest)
     for name, value in expected.items():
@@ -72,8 +76,8 @@ def test_which_path_runs_and_why() -> None:
     reasons = dict(ops.explain("causal_conv1d", *given, None))
     assert reasons["native"] is None
     assert torch.equal(ops.causal_conv1d(**drawn)[0], ops.causal_conv1d(**drawn, backend="native")[0])
-    starts = torch.zeros(1, 5, dtype=torch.bool)
-    assert dict(ops.explain("causal_conv1d", *given, starts))["native"] == "takes no packed sequences"
+    packed = (*given, torch.zeros(1, 5, dtype=torch.bool))
+    assert dict(ops.explain("causal_conv1d", *packed))["native"] is None
     wide = [value.double() for value in drawn.values()]
     with pytest.raises(InputError, match="cannot run this call of causal_conv1d: computes in float32, got float64"):
         ops.causal_conv1d(*wide, backend="native")
@@ -83,5 +87,7 @@ def test_the_operator_obeys_torchs_rules() -> None:
     torch.manual_seed(2)
     x, weight, bias, tail = (value.requires_grad_() for value in draw(2, 9, 5, 4).values())
     utils = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_static")
-    arguments = (x, weight.detach().mT.contiguous().requires_grad_(), bias, tail, torch.tensor([9, 4]), True)
-    torch.library.opcheck(torch.ops.longstate.causal_conv1d.default, arguments, test_utils=utils)
+    filters, starts = weight.detach().mT.contiguous().requires_grad_(), torch.rand(2, 9) < 0.3
+    for packed in (None, starts):
+        arguments = (x, filters, bias, tail, torch.tensor([9, 4]), packed, True)
+        torch.library.opcheck(torch.ops.longstate.causal_conv1d.default, arguments, test_utils=utils)

@@ -104,7 +104,7 @@ class CausalConv1d(ctypes.Structure):
         *((name, _INT) for name in ("batch", "length", "features", "taps")),
         ("silu", ctypes.c_int32),
         ("x", Rows),
-        *((name, _POINTER) for name in ("weight", "bias", "tail", "lengths", "y")),
+        *((name, _POINTER) for name in ("weight", "bias", "tail", "lengths", "starts", "y")),
         *((name, _POINTER) for name in ("grad_y", "grad_x", "grad_tail", "grad_weight", "grad_bias")),
     )
 
