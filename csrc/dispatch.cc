@@ -1,6 +1,8 @@
 // The exported functions: each hands its tasks to the variant for the best instruction set of this machine.
 #include <cstdlib>
 #include <cstring>
+#include <memory>
+#include <new>
 
 #include "longstate.h"
 
@@ -13,6 +15,8 @@ typedef void (*lti_step_fn)(const LTIStep*, int64_t, int64_t);
 typedef void (*linear_fn)(const LinearScan*, int64_t, int64_t);
 typedef void (*varying_fn)(const VaryingScan*, int64_t, int64_t);
 typedef void (*lti_stack_fn)(const LTIStack*, float* const*, int64_t, int64_t);
+typedef void (*linear_step_fn)(const LinearStep*, int64_t, int64_t);
+typedef void (*mamba_step_fn)(const MambaStep*, int32_t, int64_t, int64_t);
 typedef void (*conv1d_fn)(const CausalConv1d*, int64_t, int64_t);
 typedef void (*ssd_fn)(const SSD*, int64_t, int64_t);
 
@@ -36,6 +40,8 @@ typedef void (*ssd_fn)(const SSD*, int64_t, int64_t);
   void longstate_linear_forward_##isa(const LinearScan*, int64_t, int64_t);             \
   void longstate_linear_backward_##isa(const LinearScan*, int64_t, int64_t);            \
   void longstate_lti_stack_##isa(const LTIStack*, float* const*, int64_t, int64_t);     \
+  void longstate_linear_step_##isa(const LinearStep*, int64_t, int64_t);                \
+  void longstate_mamba_step_##isa(const MambaStep*, int32_t, int64_t, int64_t);         \
   int64_t longstate_conv1d_tile_##isa();                                                \
   void longstate_conv1d_forward_##isa(const CausalConv1d*, int64_t, int64_t);           \
   void longstate_conv1d_backward_##isa(const CausalConv1d*, int64_t, int64_t);         \
@@ -70,6 +76,8 @@ struct Kernels {
   count_fn linear_tile;
   linear_fn linear_forward, linear_backward;
   lti_stack_fn lti_stack;
+  linear_step_fn linear_step;
+  mamba_step_fn mamba_step;
   count_fn conv1d_tile;
   conv1d_fn conv1d_forward, conv1d_backward;
   tiles_fn ssd_tiles;
@@ -85,6 +93,7 @@ struct Kernels {
         longstate_varying_block_##isa, longstate_varying_forward_##isa, longstate_varying_backward_##isa,        \
         longstate_linear_tile_##isa, longstate_linear_forward_##isa, longstate_linear_backward_##isa,           \
         longstate_lti_stack_##isa,                                                                              \
+        longstate_linear_step_##isa, longstate_mamba_step_##isa,                                                \
         longstate_conv1d_tile_##isa, longstate_conv1d_forward_##isa, longstate_conv1d_backward_##isa,           \
         longstate_ssd_tiles_##isa, longstate_ssd_forward_##isa, longstate_ssd_backward_##isa                    \
   }
@@ -164,6 +173,7 @@ RANGE(varying_range, varying_forward, VaryingScan)
 RANGE(varying_back_range, varying_backward, VaryingScan)
 RANGE(linear_range, linear_forward, LinearScan)
 RANGE(linear_back_range, linear_backward, LinearScan)
+RANGE(linear_step_range, linear_step, LinearStep)
 RANGE(conv1d_range, conv1d_forward, CausalConv1d)
 RANGE(conv1d_back_range, conv1d_backward, CausalConv1d)
 RANGE(ssd_range, ssd_forward, SSD)
@@ -181,6 +191,31 @@ int64_t linear_tasks(const LinearScan* p) {
 
 int64_t conv1d_tasks(const CausalConv1d* p) {
   return p->batch * ((p->features + kernels().conv1d_tile() - 1) / kernels().conv1d_tile());
+}
+
+// A product of every row of a batch with `outputs` rows of `inputs` weights, as part of a step.
+int32_t over_outputs(int64_t batch, int64_t outputs, int64_t inputs, const void* p, range_fn body, parallel_for pool) {
+  const int64_t grain = 1 + kStepGrain / (batch * kStepRows * inputs);
+  return over_tasks((outputs + kStepRows - 1) / kStepRows, p, body, pool, grain);
+}
+
+template <MambaPhase phase>
+void mamba_range(int64_t begin, int64_t end, void* context) {
+  kernels().mamba_step(static_cast<const MambaStep*>(context), phase, begin, end);
+}
+
+int32_t mamba_step(MambaStep step, parallel_for pool) {
+  const MambaStep* p = &step;
+  const int64_t B = p->batch, E = p->channels, vectors = p->rank + 2 * p->states;
+  const std::unique_ptr<float[]> work(new (std::nothrow) float[B * (3 * E + vectors + p->width)]);
+  if (!work) return 1;
+  step.own_work = work.get();
+  if (p->branch) over_tasks(B, p, mamba_range<kMambaBegin>, nullptr);
+  int32_t failed = over_outputs(B, 2 * E, p->width, p, mamba_range<kMambaIn>, pool);
+  failed |= over_outputs(B, vectors, E, p, mamba_range<kMambaVectors>, pool);
+  if (p->norms) over_tasks(B, p, mamba_range<kMambaNorms>, nullptr);
+  failed |= over_outputs(B, E, p->rank + 8 * p->states, p, mamba_range<kMambaScan>, pool);
+  return failed | over_outputs(B, p->width, E, p, mamba_range<kMambaOut>, pool);
 }
 
 }  // namespace
@@ -231,6 +266,14 @@ LONGSTATE_API int32_t longstate_linear_scan_backward(const LinearScan* p, parall
 LONGSTATE_API int32_t longstate_lti_stack(const LTIStack* p, int64_t batch, float* const* memory, parallel_for pool) {
   const StackStep step{p, memory};
   return over_tasks(batch, &step, lti_stack_range, pool, 1 + kStepGrain / (1 + lti_stack_work(p)));
+}
+LONGSTATE_API int32_t longstate_linear_step(const LinearStep* p, parallel_for pool) {
+  return over_outputs(p->batch, p->outputs, p->inputs, p, linear_step_range, pool);
+}
+LONGSTATE_API int32_t longstate_mamba_steps(const MambaStep* steps, int64_t count, parallel_for pool) {
+  int32_t failed = 0;
+  for (int64_t i = 0; i < count && !failed; i++) failed = mamba_step(steps[i], pool);
+  return failed;
 }
 LONGSTATE_API int32_t longstate_causal_conv1d(const CausalConv1d* p, parallel_for pool) {
   return over_tasks(conv1d_tasks(p), p, conv1d_range, pool);

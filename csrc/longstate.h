@@ -127,6 +127,42 @@ struct LTIStack {
   Norm norm;
 };
 
+constexpr int64_t kStepRows = 4;  // outputs of a product that make a task
+
+// y = x W^T + b for a few rows.
+struct LinearStep {
+  int64_t batch, inputs, outputs;
+  const float* x;       // (batch, inputs)
+  const float* weight;  // (outputs, inputs)
+  const float* bias;    // (outputs) or null
+  float* y;             // (batch, outputs)
+};
+
+// One step of Mamba, mamba(u), or of a residual branch around it, u + scale mamba(rms_norm(u)); see mamba_step.cc.
+enum MambaPhase : int32_t { kMambaBegin, kMambaIn, kMambaVectors, kMambaNorms, kMambaScan, kMambaOut };
+
+struct MambaStep {
+  int64_t batch, width, channels, states, taps, rank;
+  int32_t branch;       // whether it is a residual branch
+  const float* norm;    // (width), of the branch's norm, or null
+  float norm_eps, scale;
+  int32_t norms;        // whether r, B and C are normalised
+  float eps, rate;
+  const float* x;       // (batch, width)
+  const float* tail;    // (batch, taps - 1, channels)
+  const float* state;   // (batch, channels, states)
+  const float* rates;   // (batch) in place of `rate`, or null
+  const float *into, *into_bias;          // (2 channels, width), and (2 channels) or null
+  const float *filter, *filter_bias;      // (channels, taps), and (channels) or null
+  const float* vectors;                   // (rank + 2 states, channels)
+  const float *norm_r, *norm_B, *norm_C;  // weights of the norms, or null
+  const float *dt, *dt_bias;              // (channels, rank), (channels)
+  const float *A, *D;                     // (channels, states), (channels)
+  const float *out, *out_bias;            // (width, channels), and (width) or null
+  float *y, *next_tail, *next;            // like x, tail and state
+  float* own_work;                        // the library's
+};
+
 // y_t = silu(bias + sum_{k < taps} weight_k x_{t - (taps-1) + k}), inputs before 0 being those of the tail.
 struct CausalConv1d {
   int64_t batch, length, features, taps;
@@ -228,6 +264,8 @@ LONGSTATE_API int32_t longstate_varying_scan_backward(const VaryingScan*, parall
 // One step of `batch` rows. `memory` points to x (batch, features), the state of each block as in LTIStep, y like x, and
 // the next state of each block.
 LONGSTATE_API int32_t longstate_lti_stack(const LTIStack*, int64_t batch, float* const* memory, parallel_for);
+LONGSTATE_API int32_t longstate_linear_step(const LinearStep*, parallel_for);
+LONGSTATE_API int32_t longstate_mamba_steps(const MambaStep*, int64_t count, parallel_for);
 LONGSTATE_API int32_t longstate_causal_conv1d(const CausalConv1d*, parallel_for);
 LONGSTATE_API int32_t longstate_causal_conv1d_backward(const CausalConv1d*, parallel_for);
 LONGSTATE_API int64_t longstate_ssd_tiles(int64_t heads, int64_t groups);

@@ -3,9 +3,19 @@
 from collections.abc import Mapping
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
-from longstate._checks import check_element, check_lengths, check_positive, check_sequence, zero_padding
+from longstate import ops
+from longstate._checks import (
+    check_element,
+    check_lengths,
+    check_positive,
+    check_rate,
+    check_rate_alone,
+    check_sequence,
+    zero_padding,
+)
 from longstate.layers.base import CausalLayer, OptimizerRule
 from longstate.layers.selective_branch import MambaConstants, MambaState, SelectiveBranch
 
@@ -119,8 +129,9 @@ class Mamba(CausalLayer[MambaState]):
         return self.out_proj(y), state
 
     def constants(self, *, rate: float | None = None) -> MambaConstants:
-        """A, and the rate."""
-        return self.branch.constants(rate=rate)
+        """A, the rate, and the plan of a compiled step."""
+        A, number, _ = self.branch.constants(rate=rate)
+        return MambaConstants(A, number, self.branch.plan(A, self.in_proj, self.out_proj))
 
     def step(
         self,
@@ -132,8 +143,17 @@ class Mamba(CausalLayer[MambaState]):
     ) -> tuple[Tensor, MambaState]:
         """One element by the recurrence; `constants` already holds its rate."""
         check_element(x_t, self.d_model)
+        check_rate_alone(rate, constants)
+        rate = check_rate(rate, x_t) if constants is None else constants.rate
+        known = constants
+        if known is None:
+            known = self.branch.constants() if torch.is_grad_enabled() else self.constants()
+        if known.plan is not None:
+            fused = ops.mamba_step_at_once(x_t, *state, known.plan, rate)
+            if fused is not None:
+                return fused[0], MambaState(*fused[1:])
         x, z = self.in_proj(x_t).chunk(2, dim=-1)
-        y, state = self.branch.step(x, z, state, rate=rate, constants=constants)
+        y, state = self.branch.advance(x, z, state, known.A, rate)
         return self.out_proj(y), state
 
     def _halves(self, x: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:

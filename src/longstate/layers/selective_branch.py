@@ -1,7 +1,7 @@
 """What stands between the two projections of Mamba: convolution, input-dependent step and vectors, selective scan."""
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -24,10 +24,15 @@ class MambaState(NamedTuple):
 
 
 class MambaConstants(NamedTuple):
-    """What a step needs of the parameters alone: A (E, N) in the type of the state, and the rate in it."""
+    """What a step needs of the parameters alone: A (E, N) in the type of the state, the rate, a compiled step's plan.
+
+    The plan names the memory of the parameters: take new constants once they were moved, or a projection was replaced
+    or got a hook.
+    """
 
     A: Tensor
     rate: float
+    plan: ops.StepPlan | None = None
 
 
 class SelectiveBranch(nn.Module):
@@ -147,7 +152,12 @@ class SelectiveBranch(nn.Module):
         """One element (batch, E)."""
         check_rate_alone(rate, constants)
         A = self._A() if constants is None else constants.A
-        rate = check_rate(rate, x_t) if constants is None else constants.rate
+        return self.advance(x_t, z_t, state, A, check_rate(rate, x_t) if constants is None else constants.rate)
+
+    def advance(
+        self, x_t: Tensor, z_t: Tensor | None, state: MambaState, A: Tensor, rate: float | Tensor
+    ) -> tuple[Tensor, MambaState]:
+        """`step` with A and a rate that was checked."""
         x, conv = ops.causal_conv1d_step(x_t, state.conv, self.conv_weight, self.conv_bias, activation="silu")
         dt, B, C = self._split(x)
         bias, softplus = self.dt_bias, True
@@ -155,6 +165,21 @@ class SelectiveBranch(nn.Module):
             dt, bias, softplus = self._scaled_steps(dt, rate), None, False
         y, ssm = ops.selective_scan_step(x, dt, A, B, C, self.D, state.ssm, z_t=z_t, dt_bias=bias, dt_softplus=softplus)
         return y, MambaState(conv, ssm)
+
+    def plan(self, A: Tensor, in_proj: nn.Module, out_proj: nn.Module) -> ops.StepPlan | None:
+        """That of a step between these two projections; None where the modules are more than their weights."""
+        if not (is_plain(in_proj) and is_plain(out_proj) and is_plain(self.x_proj) and is_plain(self.dt_proj)):
+            return None
+        norm_r = norm_B = norm_C = eps = None
+        if self.norms is not None:
+            norms = [norm for norm in self.norms if isinstance(norm, RMSNorm)]
+            (norm_r, norm_B, norm_C), eps = (norm.weight for norm in norms), norms[0].eps
+        weights = ops.MambaWeights(
+            *(in_proj.weight, in_proj.bias, self.conv_weight, self.conv_bias, self.x_proj.weight),
+            *(norm_r, norm_B, norm_C, self.dt_proj.weight, self.dt_bias),
+            *(A, self.D, out_proj.weight, out_proj.bias, eps),
+        )
+        return ops.mamba_plan(weights)
 
     def _split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Steps before bias and softplus, input and output vectors."""
@@ -170,6 +195,11 @@ class SelectiveBranch(nn.Module):
 
     def _A(self) -> Tensor:
         return -self.A_log.to(recurrent_dtype(self.A_log.dtype)).exp()
+
+
+def is_plain(linear: nn.Module) -> TypeGuard[nn.Linear]:
+    """Whether a module is its weights and nothing else: nobody replaced it, nobody listens to it."""
+    return type(linear) is nn.Linear and not linear._forward_hooks and not linear._forward_pre_hooks
 
 
 def inverse_softplus(size: int, dt_min: float, dt_max: float) -> Tensor:

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from longstate._checks import InputError, check_ids, check_lengths, check_positive, check_starts, valid_steps
 from longstate.layers import CausalLayer
+from longstate.layers.step_branches import linear_step, step_branches
 from longstate.models.backbone import Backbone
 from longstate.models.config import BackboneConfig
 from longstate.models.layer_config import LSSLConfig, MambaConfig
@@ -170,13 +171,22 @@ class LanguageModel(CausalLayer[tuple[Any, ...]]):
     ) -> tuple[Tensor, tuple[Any, ...]]:
         """Logits (batch, vocabulary) after one more token of each row, x_t (batch,)."""
         check_ids(x_t, self.config.vocabulary_size, axes=("batch",), name="x_t")
-        h, state = self.backbone.step(self._scaled(x_t), state, rate=rate, constants=constants)
+        x = self._scaled(x_t)
+        if constants is None or isinstance(rate, Tensor):
+            h, state = self.backbone.step(x, state, rate=rate, constants=constants)
+        else:
+            x, state = step_branches(self.backbone.layers, x, state, constants)
+            h = self.backbone.norm(x)
         return self.logits(h), state
 
     def logits(self, h: Tensor) -> Tensor:
         """The head: features (..., d_model) of the backbone to logits (..., vocabulary)."""
         weight = self.embedding.weight if self.head is None else self.head.weight
-        logits = F.linear(h.to(weight.dtype), weight)[..., : self.config.vocabulary_size]
+        h = h.to(weight.dtype)
+        logits = linear_step(h, weight) if h.dim() == 2 else F.linear(h, weight)
+        logits = (
+            logits if self.config.rows == self.config.vocabulary_size else logits[..., : self.config.vocabulary_size]
+        )
         return logits if self.config.logit_scale == 1.0 else logits * self.config.logit_scale
 
     def _embed(self, ids: Tensor, lengths: Tensor | None, starts: Tensor | None) -> Tensor:

@@ -12,6 +12,7 @@ REAL, COMPLEX, DENSE = range(3)
 """`Carry` of longstate.h: diagonal systems, diagonal in pairs re, im, and matrices."""
 
 _POINTER, _INT = ctypes.c_void_p, ctypes.c_int64
+_PLAIN = (Tensor, torch.nn.Parameter)
 
 
 class Rows(ctypes.Structure):
@@ -97,6 +98,32 @@ class LTIStack(ctypes.Structure):
     )
 
 
+class LinearStep(ctypes.Structure):
+    """`LinearStep` of longstate.h, field by field."""
+
+    _fields_ = (
+        *((name, _INT) for name in ("batch", "inputs", "outputs")),
+        *((name, _POINTER) for name in ("x", "weight", "bias", "y")),
+    )
+
+
+class MambaStep(ctypes.Structure):
+    """`MambaStep` of longstate.h, field by field."""
+
+    _fields_ = (
+        *((name, _INT) for name in ("batch", "width", "channels", "states", "taps", "rank")),
+        ("branch", ctypes.c_int32),
+        ("norm", _POINTER),
+        *((name, ctypes.c_float) for name in ("norm_eps", "scale")),
+        ("norms", ctypes.c_int32),
+        *((name, ctypes.c_float) for name in ("eps", "rate")),
+        *((name, _POINTER) for name in ("x", "tail", "state", "rates")),
+        *((name, _POINTER) for name in ("into", "into_bias", "filter", "filter_bias", "vectors")),
+        *((name, _POINTER) for name in ("norm_r", "norm_B", "norm_C", "dt", "dt_bias", "A", "D", "out", "out_bias")),
+        *((name, _POINTER) for name in ("y", "next_tail", "next", "own_work")),
+    )
+
+
 class CausalConv1d(ctypes.Structure):
     """`CausalConv1d` of longstate.h, field by field."""
 
@@ -169,6 +196,8 @@ _FUNCTIONS = {
     "longstate_ssd_tiles": (_INT, (_INT, _INT)),
     "longstate_ssd": (ctypes.c_int32, (ctypes.POINTER(SSD), _POINTER)),
     "longstate_ssd_backward": (ctypes.c_int32, (ctypes.POINTER(SSD), _POINTER)),
+    "longstate_linear_step": (ctypes.c_int32, (ctypes.POINTER(LinearStep), _POINTER)),
+    "longstate_mamba_steps": (ctypes.c_int32, (ctypes.POINTER(MambaStep), _INT, _POINTER)),
     "longstate_lti_step": (ctypes.c_int32, (ctypes.POINTER(LTIStep), _POINTER)),
     "longstate_lti_stack": (ctypes.c_int32, (ctypes.POINTER(LTIStack), _INT, _POINTER, _POINTER)),
 }
@@ -223,7 +252,7 @@ def why_not_here(*tensors: Tensor | None) -> str | None:
     return None
 
 
-def why_not_at_once(*tensors: Tensor) -> str | None:
+def why_not_at_once(*tensors: Tensor | None) -> str | None:
     """Why a kernel cannot be called on these tensors without torch's dispatcher, or None.
 
     Such a call costs a few microseconds, but nobody sees it: no gradient, no tracing, no mode of torch.
@@ -236,7 +265,9 @@ def why_not_at_once(*tensors: Tensor) -> str | None:
         return "no native kernels were built (install with a C++ compiler to get them)"
     slopes = torch.is_grad_enabled()
     for x in tensors:
-        if type(x) is not Tensor or x.dtype is not torch.float32 or not x.is_cpu or not x.is_contiguous():
+        if x is None:
+            continue
+        if type(x) not in _PLAIN or x.dtype is not torch.float32 or not x.is_cpu or not x.is_contiguous():
             return "needs contiguous float32 tensors on the cpu"
         if slopes and x.requires_grad:
             return "needs no_grad or inference_mode: the step has no gradient of its own"
@@ -267,4 +298,7 @@ def pointer(x: Tensor | None) -> int | None:
 def run(kernel: str, arguments: ctypes.Structure, *more: int | bytes) -> None:
     """Call a kernel in torch's thread pool."""
     if getattr(kernels(), kernel)(ctypes.byref(arguments), *more, thread_pool()):
+def run(kernel: str, arguments: ctypes.Structure | ctypes.Array, *count: int) -> None:
+    """Call a kernel in torch's thread pool, on one structure, or on an array and the number of its entries."""
+    if getattr(kernels(), kernel)(arguments, *count, thread_pool()):
         raise RuntimeError(f"{kernel} failed in torch's thread pool")

@@ -1,0 +1,192 @@
+"""One step of Mamba from projection to projection, in one call."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from longstate.ops import _dispatch, _native
+from longstate.ops.causal_conv1d import causal_conv1d_step
+from longstate.ops.selective_scan import selective_scan_step
+from longstate.ops.step_plan import StepPlan, StepShapes, why_not_plan, why_not_rows
+
+
+class MambaWeights(NamedTuple):
+    """What a step of Mamba needs of its parameters, for E channels with N states and vectors r of width R.
+
+    The maps in (2E, d_model), vectors (R + 2N, E), dt (E, R) and out (d_model, E), with their biases; the filter (E, W)
+    with its bias; the weights of the norms of r, B and C; A (E, N) and D (E,). `norm_eps` is None without norms.
+    """
+
+    into: Tensor
+    into_bias: Tensor | None
+    filter: Tensor
+    filter_bias: Tensor | None
+    vectors: Tensor
+    norm_r: Tensor | None
+    norm_B: Tensor | None
+    norm_C: Tensor | None
+    dt: Tensor
+    dt_bias: Tensor
+    A: Tensor
+    D: Tensor
+    out: Tensor
+    out_bias: Tensor | None
+    norm_eps: float | None
+
+
+def mamba_step(
+    x_t: Tensor,
+    tail: Tensor,
+    state: Tensor,
+    weights: MambaWeights,
+    *,
+    rate: float | Tensor = 1.0,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One element through a whole layer of Mamba.
+
+        [x, z] = W_in u;    x' = silu(conv(x));    r, B, C = norms(W_x x');    Δ = rate softplus(W_dt r + b_dt)
+        h <- exp(Δ A) h + Δ B x',    y = W_out ((C h + D x') silu(z))
+
+    Args:
+        x_t: Input u (batch, d_model).
+        tail: The last W - 1 inputs of the convolution (batch, W-1, E), oldest first.
+        state: (batch, E, N).
+        weights: Of the layer.
+        rate: What multiplies the steps: a number, or one a row (batch,).
+        backend: "native" (compiled, float32 on a CPU, at most 16 rows, where no gradient is asked for),
+            "reference" (one operation after another), or "auto".
+
+    Returns:
+        Output (batch, d_model), the new tail and the new state.
+
+    Raises:
+        InputError: If the backend cannot run this call.
+
+    Source:
+        Gu, Dao: Mamba, arXiv 2312.00752, algorithm 2 and figure 3.
+    """
+    return _dispatch.run("mamba_step", backend, x_t.device, x_t, tail, state, weights, rate)
+
+
+def mamba_plan(weights: MambaWeights) -> StepPlan | None:
+    """What `mamba_step_at_once` needs of the weights, computed once; None where it cannot take them."""
+    return None if why_not_plan(weights) else StepPlan(_arguments, weights)
+
+
+def mamba_step_at_once(
+    x_t: Tensor, tail: Tensor, state: Tensor, plan: StepPlan, rate: float | Tensor
+) -> tuple[Tensor, Tensor, Tensor] | None:
+    """`mamba_step` by the compiled kernel, without the dispatch; None where it cannot take the call."""
+    if plan.why_not(x_t, tail, state, rate) is not None:
+        return None
+    y, next_tail, new = torch.empty_like(x_t), torch.empty_like(tail), torch.empty_like(state)
+    arguments = plan.arguments()
+    arguments.batch = len(x_t)
+    if isinstance(rate, Tensor):
+        arguments.rates = rate.data_ptr()
+    else:
+        arguments.rate = rate
+    arguments.x, arguments.tail, arguments.state = x_t.data_ptr(), tail.data_ptr(), state.data_ptr()
+    arguments.y, arguments.next_tail, arguments.next = y.data_ptr(), next_tail.data_ptr(), new.data_ptr()
+    _native.run("longstate_mamba_steps", arguments, 1)
+    return y, next_tail, new
+
+
+class MambaBranch(NamedTuple):
+    """A residual branch u + scale · mamba(norm(u)) before a step; its RMS norm has a weight or none."""
+
+    plan: StepPlan
+    tail: Tensor
+    state: Tensor
+    rate: float
+    norm: Tensor | None
+    norm_eps: float
+    scale: float
+
+
+def mamba_branches_at_once(
+    x_t: Tensor, branches: Sequence[MambaBranch]
+) -> tuple[Tensor, list[tuple[Tensor, Tensor]]] | None:
+    """One element through a stack of branches in one call; None where the kernel cannot take it.
+
+    Between two layers nothing has to be found again in memory that the weights have swept out of the cache.
+
+    Args:
+        x_t: Input (batch, d_model).
+        branches: In their order.
+
+    Returns:
+        Output (batch, d_model), and the new tail and state of every branch.
+    """
+    batch, shape = len(x_t), x_t.shape
+    tensors = [part for branch in branches for part in (branch.tail, branch.state, branch.norm)]
+    if _native.why_not_at_once(x_t, *tensors) or why_not_rows(batch, 1.0):
+        return None
+    steps, new = (_native.MambaStep * len(branches))(), []
+    place, y = x_t.data_ptr(), [torch.empty_like(x_t), torch.empty_like(x_t)]
+    for i, (plan, tail, state, rate, norm, norm_eps, scale) in enumerate(branches):
+        if plan.why_not_state(shape, tail, state) or (norm is not None and norm.shape != shape[1:]):
+            return None
+        next_tail, next_state = torch.empty_like(tail), torch.empty_like(state)
+        new.append((next_tail, next_state))
+        step = plan.arguments()
+        step.batch, step.branch, step.norm, step.norm_eps = batch, 1, _native.pointer(norm), norm_eps
+        step.scale, step.rate = scale, rate
+        step.x, step.tail, step.state = place, tail.data_ptr(), state.data_ptr()
+        place = y[i % 2].data_ptr()
+        step.y, step.next_tail, step.next = place, next_tail.data_ptr(), next_state.data_ptr()
+        steps[i] = step
+    _native.run("longstate_mamba_steps", steps, len(branches))
+    return y[(len(branches) - 1) % 2], new
+
+
+def _why_not(x_t: Tensor, tail: Tensor, state: Tensor, weights: MambaWeights, rate: float | Tensor) -> str | None:
+    return why_not_plan(weights) or StepPlan(_arguments, weights).why_not(x_t, tail, state, rate)
+
+
+def _mamba_step_native(
+    x_t: Tensor, tail: Tensor, state: Tensor, weights: MambaWeights, rate: float | Tensor
+) -> tuple[Tensor, Tensor, Tensor] | None:
+    return mamba_step_at_once(x_t, tail, state, StepPlan(_arguments, weights), rate)
+
+
+def _arguments(weights: MambaWeights) -> tuple[_native.MambaStep, StepShapes]:
+    """The kernel's arguments, but for those of a call."""
+    (E, N), (R, W), width = weights.A.shape, (weights.dt.shape[1], weights.filter.shape[1]), weights.into.shape[1]
+    eps = weights.norm_eps
+    pointers = {name: _native.pointer(getattr(weights, name)) for name in MambaWeights._fields[:-1]}
+    arguments = _native.MambaStep(
+        width=width, channels=E, states=N, taps=W, rank=R, norms=eps is not None, eps=eps or 0.0, **pointers
+    )
+    return arguments, StepShapes(width, (W - 1, E), (E, N))
+
+
+def mamba_step_reference(
+    x_t: Tensor, tail: Tensor, state: Tensor, weights: MambaWeights, rate: float | Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The equations, one operation after another."""
+    x, z = F.linear(x_t, weights.into, weights.into_bias).chunk(2, dim=-1)
+    x, tail = causal_conv1d_step(x, tail, weights.filter, weights.filter_bias, activation="silu")
+    N, R = weights.A.shape[1], weights.dt.shape[1]
+    vectors = F.linear(x, weights.vectors).split((R, N, N), dim=-1)
+    if weights.norm_eps is not None:
+        norms = weights.norm_r, weights.norm_B, weights.norm_C
+        vectors = [
+            F.rms_norm(part, part.shape[-1:], norm, weights.norm_eps) for part, norm in zip(vectors, norms, strict=True)
+        ]
+    r, B, C = vectors
+    steps = F.softplus(F.linear(r, weights.dt) + weights.dt_bias)
+    steps = steps * (rate[:, None] if isinstance(rate, Tensor) else rate)
+    y, state = selective_scan_step(x, steps, weights.A, B, C, weights.D, state, z_t=z)
+    return F.linear(y, weights.out, weights.out_bias), tail, state
+
+
+_dispatch.register(
+    "mamba_step",
+    _dispatch.Backend("native", _mamba_step_native, _why_not),
+    _dispatch.Backend("reference", mamba_step_reference, _dispatch.always),
+)
