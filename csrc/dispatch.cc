@@ -195,7 +195,7 @@ int64_t conv1d_tasks(const CausalConv1d* p) {
 
 // A product of every row of a batch with `outputs` rows of `inputs` weights, as part of a step.
 int32_t over_outputs(int64_t batch, int64_t outputs, int64_t inputs, const void* p, range_fn body, parallel_for pool) {
-  const int64_t grain = 1 + kStepGrain / (batch * kStepRows * inputs);
+  const int64_t grain = 1 + kStepGrain / (1 + batch * kStepRows * inputs);
   return over_tasks((outputs + kStepRows - 1) / kStepRows, p, body, pool, grain);
 }
 

@@ -463,6 +463,104 @@ void selective_scan(const Size& size, int64_t groups, bool full) {
   compare_slope("selective_scan grad_state", state, grad_state, loss);
 }
 
+// y = W x + b in double, for x of one row.
+std::vector<double> map(const std::vector<float>& W, const std::vector<float>& b, const std::vector<double>& x) {
+  std::vector<double> y(W.size() / x.size());
+  for (size_t i = 0; i < y.size(); i++) {
+    y[i] = b.empty() ? 0 : b[i];
+    for (size_t k = 0; k < x.size(); k++) y[i] += double(W[i * x.size() + k]) * x[k];
+  }
+  return y;
+}
+
+double silu(double x) { return x / (1 + std::exp(-x)); }
+
+void normalise(std::vector<double>& x, size_t first, size_t count, const std::vector<float>& weight, double eps) {
+  double sum = 0;
+  for (size_t i = 0; i < count; i++) sum += x[first + i] * x[first + i];
+  for (size_t i = 0; i < count; i++) x[first + i] *= (weight.empty() ? 1 : weight[i]) / std::sqrt(sum / count + eps);
+}
+
+const float* data(const std::vector<float>& x) { return x.empty() ? nullptr : x.data(); }
+
+void linear_step(int64_t batch, int64_t inputs, int64_t outputs, bool full) {
+  const std::vector<float> x = draw(batch * inputs), W = draw(outputs * inputs), b = draw(full ? outputs : 0);
+  std::vector<float> y = unwritten(batch * outputs);
+  const LinearStep p{batch, inputs, outputs, x.data(), W.data(), data(b), y.data()};
+  longstate_linear_step(&p, nullptr);
+  for (int64_t row = 0; row < batch; row++) {
+    const std::vector<double> in(x.begin() + row * inputs, x.begin() + (row + 1) * inputs);
+    compare("linear_step y", {y.begin() + row * outputs, y.begin() + (row + 1) * outputs}, map(W, b, in));
+  }
+}
+
+// Two branches after each other, or one bare layer.
+void mamba_steps(int64_t batch, int64_t width, int64_t E, int64_t N, int64_t taps, int64_t R, bool full) {
+  const int64_t count = full ? 2 : 1, size = (taps - 1) * E;
+  struct Layer {
+    std::vector<float> norm, into, into_bias, filter, filter_bias, vectors, r, B, C, dt, dt_bias, A, D, out, out_bias;
+    std::vector<float> tail, state, next_tail, next, y;
+  };
+  const std::vector<float> x = draw(batch * width), rates = draw(full ? 0 : batch, 0.5f, 2.f);
+  std::vector<Layer> layers(count);
+  std::vector<MambaStep> steps(count);
+  for (int64_t i = 0; i < count; i++) {
+    Layer& l = layers[i];
+    const int64_t some = full ? 1 : 0;
+    l.norm = draw(some * width), l.into = draw(2 * E * width), l.into_bias = draw(some * 2 * E);
+    l.filter = draw(E * taps), l.filter_bias = draw(some * E), l.vectors = draw((R + 2 * N) * E), l.r = draw(some * R);
+    l.B = draw(some * N), l.C = draw(some * N), l.dt = draw(E * R), l.dt_bias = draw(E), l.A = draw(E * N, -2.f, -.1f);
+    l.D = draw(E), l.out = draw(width * E), l.out_bias = draw(some * width);
+    l.tail = draw(batch * size), l.state = draw(batch * E * N);
+    l.next_tail = unwritten(batch * size), l.next = unwritten(batch * E * N), l.y = unwritten(batch * width);
+    MambaStep& p = steps[i] = MambaStep{};
+    p.batch = batch, p.width = width, p.channels = E, p.states = N, p.taps = taps, p.rank = R;
+    p.branch = full, p.norm = data(l.norm), p.norm_eps = 1e-3f, p.scale = 0.5f, p.norms = full, p.eps = 1e-2f;
+    p.rate = 1.5f, p.rates = data(rates), p.x = i ? layers[i - 1].y.data() : x.data(), p.tail = l.tail.data();
+    p.state = l.state.data(), p.into = l.into.data(), p.into_bias = data(l.into_bias), p.filter = l.filter.data();
+    p.filter_bias = data(l.filter_bias), p.vectors = l.vectors.data(), p.norm_r = data(l.r), p.norm_B = data(l.B);
+    p.norm_C = data(l.C), p.dt = l.dt.data(), p.dt_bias = l.dt_bias.data(), p.A = l.A.data(), p.D = l.D.data();
+    p.out = l.out.data(), p.out_bias = data(l.out_bias), p.y = l.y.data();
+    p.next_tail = l.next_tail.data(), p.next = l.next.data();
+  }
+  longstate_mamba_steps(steps.data(), count, nullptr);
+  for (int64_t row = 0; row < batch; row++) {
+    std::vector<double> u(x.begin() + row * width, x.begin() + (row + 1) * width);
+    for (Layer& l : layers) {
+      std::vector<double> in = u, tail(size), next(E * N), inner(E);
+      if (full) normalise(in, 0, width, l.norm, 1e-3f);
+      const std::vector<double> xz = map(l.into, l.into_bias, in);
+      for (int64_t e = 0; e < E; e++) {
+        inner[e] = l.filter_bias.empty() ? 0 : l.filter_bias[e];
+        for (int64_t k = 0; k < taps; k++) {
+          const double value = k + 1 < taps ? l.tail[row * size + k * E + e] : xz[e];
+          inner[e] += l.filter[e * taps + k] * value;
+          if (k > 0) tail[(k - 1) * E + e] = value;
+        }
+        inner[e] = silu(inner[e]);
+      }
+      std::vector<double> rbc = map(l.vectors, {}, inner);
+      if (full) normalise(rbc, 0, R, l.r, 1e-2f), normalise(rbc, R, N, l.B, 1e-2f), normalise(rbc, R + N, N, l.C, 1e-2f);
+      const std::vector<double> dt = map(l.dt, l.dt_bias, {rbc.begin(), rbc.begin() + R});
+      for (int64_t e = 0; e < E; e++) {
+        const double step = (full ? 1.5 : rates[row]) * std::log1p(std::exp(dt[e]));
+        double sum = l.D[e] * inner[e];
+        for (int64_t n = 0; n < N; n++) {
+          const double before = l.state[(row * E + e) * N + n];
+          next[e * N + n] = std::exp(step * l.A[e * N + n]) * before + step * inner[e] * rbc[R + n];
+          sum += rbc[R + N + n] * next[e * N + n];
+        }
+        inner[e] = sum * silu(xz[E + e]);
+      }
+      const std::vector<double> y = map(l.out, l.out_bias, inner);
+      for (int64_t i = 0; i < width; i++) u[i] = full ? u[i] + 0.5 * y[i] : y[i];
+      compare("mamba_steps y", {l.y.begin() + row * width, l.y.begin() + (row + 1) * width}, u);
+      compare("mamba_steps tail", {l.next_tail.begin() + row * size, l.next_tail.begin() + (row + 1) * size}, tail);
+      compare("mamba_steps state", {l.next.begin() + row * E * N, l.next.begin() + (row + 1) * E * N}, next);
+    }
+  }
+}
+
 void causal_conv1d(const Size& size, int64_t W, bool full) {
   const int64_t B = size.batch, L = size.length, E = size.features;
   std::vector<float> x = draw(B * L * E), weight = draw(W * E), bias = draw(E), tail = draw(B * (W - 1) * E);
@@ -777,6 +875,14 @@ int main() {
   for (const Size& size : {Size{3, 1, 1, 1, 1}, Size{3, 9, 5, 2, 2}, Size{2, 37, 19, 3, 1}})
     for (bool held : {false, true})
       for (bool full : {false, true}) varying_scan(size, held, full);
+  for (int64_t batch : {1, 3, 9})
+    for (bool full : {false, true}) {
+      linear_step(batch, 1, 1, full);
+      linear_step(batch, 37, 13, full);
+      mamba_steps(batch, 1, 1, 1, 1, 1, full);
+      mamba_steps(batch, 9, 18, 5, 4, 3, full);
+      mamba_steps(batch, 24, 70, 16, 3, 33, full);
+    }
   std::printf("%s: %d failures\n", longstate_isa(), failures);
   return failures != 0;
 }

@@ -71,6 +71,8 @@ def test_driver_under_sanitizers(machine: tuple[str, ...], tmp_path: Path) -> No
         ("ssd.cc", ["void within", "float gather_terms"]),
         ("products.h", ["inline void scale", "inline void scale_by", "inline void add_to", "inline float dot"]),
         ("varying_scan.cc", ["void advance", "void read_out", "void read_back", "void retreat"]),
+        ("mamba_step.cc", ["void activate", "void normalise", "void make_steps", "float advance", "void gate"]),
+        ("lti_step.cc", ["void advance_real", "void advance_complex", "void advance_dense", "float read_complex"]),
     ],
 )
 def test_hot_loops_are_vectorised(file: str, functions: list[str], tmp_path: Path) -> None:

@@ -54,8 +54,9 @@ def _why_not(x_t: Tensor, weight: Tensor, bias: Tensor | None) -> str | None:
     reason = _native.why_not_at_once(x_t, weight, bias)
     if reason is not None:
         return reason
-    if x_t.dim() != 2 or weight.dim() != 2 or x_t.shape[1] != weight.shape[1]:
-        return "needs rows (batch, inputs) and weights (outputs, inputs)"
+    fits = x_t.dim() == 2 and weight.dim() == 2 and x_t.shape[1] == weight.shape[1]
+    if not fits or (bias is not None and bias.shape != weight.shape[:1]):
+        return "needs rows (batch, inputs), weights (outputs, inputs) and biases (outputs,)"
     return why_not_few(len(x_t))
 
 

@@ -74,7 +74,7 @@ def mamba_step(
 
 def mamba_plan(weights: MambaWeights) -> StepPlan | None:
     """What `mamba_step_at_once` needs of the weights, computed once; None where it cannot take them."""
-    return None if why_not_plan(weights) else StepPlan(_arguments, weights)
+    return None if _why_not_weights(weights) else StepPlan(_arguments, weights)
 
 
 def mamba_step_at_once(
@@ -145,7 +145,17 @@ def mamba_branches_at_once(
 
 
 def _why_not(x_t: Tensor, tail: Tensor, state: Tensor, weights: MambaWeights, rate: float | Tensor) -> str | None:
-    return why_not_plan(weights) or StepPlan(_arguments, weights).why_not(x_t, tail, state, rate)
+    return _why_not_weights(weights) or StepPlan(_arguments, weights).why_not(x_t, tail, state, rate)
+
+
+def _why_not_weights(weights: MambaWeights) -> str | None:
+    E, N, R = *weights.A.shape, weights.dt.shape[-1]
+    width, W = weights.into.shape[-1], weights.filter.shape[-1]
+    shapes = ((2 * E, width), (2 * E,), (E, W), (E,), (R + 2 * N, E), (R,), (N,), (N,), (E, R), (E,), (E, N), (E,))
+    for part, shape in zip(weights[:-1], (*shapes, (width, E), (width,)), strict=True):
+        if part is not None and part.shape != shape:
+            return "needs weights of shapes that belong together"
+    return why_not_plan(weights)
 
 
 def _mamba_step_native(
