@@ -4,7 +4,7 @@ import copy
 import os
 import subprocess
 import sys
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import pytest
 import torch
@@ -20,6 +20,8 @@ from longstate.ops import _native
 
 pytestmark = pytest.mark.skipif(_native.library() is None, reason="no compiled kernels on this machine")
 
+Parts = TypeVar("Parts", MambaState, ops.MambaWeights)
+
 
 def carried(layer: Mamba, batch: int) -> MambaState:
     return MambaState(*(torch.randn_like(part) for part in layer.initial_state(batch)))
@@ -31,8 +33,9 @@ def weights_of(layer: Mamba) -> ops.MambaWeights:
     return plan.weights
 
 
-def widened(parts: Any) -> Any:
-    return type(parts)(*(part.double() if isinstance(part, Tensor) else part for part in parts))
+def widened(parts: Parts) -> Parts:
+    build: Any = type(parts)
+    return build(*(part.double() if isinstance(part, Tensor) else part for part in parts))
 
 
 def assert_close(found, expected) -> None:
