@@ -91,12 +91,14 @@ def test_a_stack_steps_as_its_layers_do(norm: Literal["rms", "layer"]) -> None:
     state = tuple(MambaState(*map(torch.randn_like, part)) for part in backbone.initial_state(3))
     kept = [part.clone() for each in state for part in each]
     with torch.no_grad():
-        y, new = step_branches(backbone.layers, x, state, backbone.constants())
+        y, new = step_branches(backbone.layers, x, state, backbone.constants().layers)
         same_y, same = wide.step(x.double(), tuple(map(widened, state)))
         assert_close((backbone.norm(y), *sum(new, ())), (same_y, *sum(same, ())))
         assert all(torch.equal(part, before) for part, before in zip(sum(state, ()), kept, strict=True))
-        many = step_branches(backbone.layers, x.repeat(20, 1), backbone.initial_state(60), backbone.constants())[0]
-        alone = step_branches(backbone.layers, x, backbone.initial_state(3), backbone.constants())[0]
+        many = step_branches(backbone.layers, x.repeat(20, 1), backbone.initial_state(60), backbone.constants().layers)[
+            0
+        ]
+        alone = step_branches(backbone.layers, x, backbone.initial_state(3), backbone.constants().layers)[0]
     torch.testing.assert_close(many[:3], alone, rtol=1e-5, atol=1e-5)
 
 

@@ -172,10 +172,11 @@ class LanguageModel(CausalLayer[tuple[Any, ...]]):
         """Logits (batch, vocabulary) after one more token of each row, x_t (batch,)."""
         check_ids(x_t, self.config.vocabulary_size, axes=("batch",), name="x_t")
         x = self._scaled(x_t)
-        if constants is None or isinstance(rate, Tensor):
+        of_layers, fused = (None, "") if constants is None else constants
+        if of_layers is None or not isinstance(fused, str) or isinstance(rate, Tensor):
             h, state = self.backbone.step(x, state, rate=rate, constants=constants)
         else:
-            x, state = step_branches(self.backbone.layers, x, state, constants)
+            x, state = step_branches(self.backbone.layers, x, state, of_layers)
             h = self.backbone.norm(x)
         return self.logits(h), state
 
