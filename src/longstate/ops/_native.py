@@ -295,10 +295,7 @@ def pointer(x: Tensor | None) -> int | None:
     return None if x is None else x.data_ptr()
 
 
-def run(kernel: str, arguments: ctypes.Structure, *more: int | bytes) -> None:
+def run(kernel: str, arguments: ctypes.Structure | ctypes.Array, *more: int | bytes) -> None:
     """Call a kernel in torch's thread pool."""
-    if getattr(kernels(), kernel)(ctypes.byref(arguments), *more, thread_pool()):
-def run(kernel: str, arguments: ctypes.Structure | ctypes.Array, *count: int) -> None:
-    """Call a kernel in torch's thread pool, on one structure, or on an array and the number of its entries."""
-    if getattr(kernels(), kernel)(arguments, *count, thread_pool()):
+    if getattr(kernels(), kernel)(arguments, *more, thread_pool()):
         raise RuntimeError(f"{kernel} failed in torch's thread pool")
