@@ -17,13 +17,13 @@ def test_a_quick_case_prints_a_table_and_writes_files(run, tmp_path) -> None:
     assert said.code == 0
     assert "its matrix products" in said.out
     assert "GFLOP/s" in said.out
-    assert "step layers 1: 3 sides in turns" in said.err
+    assert "step layers 1: 4 sides in turns" in said.err
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"results.csv", "results.md"}
 
 
 def test_json_is_all_rows(run) -> None:
     found = json.loads(run("bench", "step", "--quick", "--json").out)
-    assert [row["side"] for row in found["rows"]] == ["longstate", "LSTM", "its matrix products"]
+    assert [row["side"] for row in found["rows"]] == ["longstate", "plain torch", "LSTM", "its matrix products"]
     assert found["machine"]["gflops"] > 0
 
 
