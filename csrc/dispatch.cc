@@ -17,6 +17,7 @@ typedef void (*varying_fn)(const VaryingScan*, int64_t, int64_t);
 typedef void (*lti_stack_fn)(const LTIStack*, float* const*, int64_t, int64_t);
 typedef void (*linear_step_fn)(const LinearStep*, int64_t, int64_t);
 typedef void (*mamba_step_fn)(const MambaStep*, int32_t, int64_t, int64_t);
+typedef void (*mamba2_step_fn)(const Mamba2Step*, int32_t, int64_t, int64_t);
 typedef void (*conv1d_fn)(const CausalConv1d*, int64_t, int64_t);
 typedef void (*ssd_fn)(const SSD*, int64_t, int64_t);
 
@@ -42,6 +43,7 @@ typedef void (*ssd_fn)(const SSD*, int64_t, int64_t);
   void longstate_lti_stack_##isa(const LTIStack*, float* const*, int64_t, int64_t);     \
   void longstate_linear_step_##isa(const LinearStep*, int64_t, int64_t);                \
   void longstate_mamba_step_##isa(const MambaStep*, int32_t, int64_t, int64_t);         \
+  void longstate_mamba2_step_##isa(const Mamba2Step*, int32_t, int64_t, int64_t);       \
   int64_t longstate_conv1d_tile_##isa();                                                \
   void longstate_conv1d_forward_##isa(const CausalConv1d*, int64_t, int64_t);           \
   void longstate_conv1d_backward_##isa(const CausalConv1d*, int64_t, int64_t);         \
@@ -78,6 +80,7 @@ struct Kernels {
   lti_stack_fn lti_stack;
   linear_step_fn linear_step;
   mamba_step_fn mamba_step;
+  mamba2_step_fn mamba2_step;
   count_fn conv1d_tile;
   conv1d_fn conv1d_forward, conv1d_backward;
   tiles_fn ssd_tiles;
@@ -93,7 +96,7 @@ struct Kernels {
         longstate_varying_block_##isa, longstate_varying_forward_##isa, longstate_varying_backward_##isa,        \
         longstate_linear_tile_##isa, longstate_linear_forward_##isa, longstate_linear_backward_##isa,           \
         longstate_lti_stack_##isa,                                                                              \
-        longstate_linear_step_##isa, longstate_mamba_step_##isa,                                                \
+        longstate_linear_step_##isa, longstate_mamba_step_##isa, longstate_mamba2_step_##isa,                   \
         longstate_conv1d_tile_##isa, longstate_conv1d_forward_##isa, longstate_conv1d_backward_##isa,           \
         longstate_ssd_tiles_##isa, longstate_ssd_forward_##isa, longstate_ssd_backward_##isa                    \
   }
@@ -218,6 +221,26 @@ int32_t mamba_step(MambaStep step, parallel_for pool) {
   return failed | over_outputs(B, p->width, E, p, mamba_range<kMambaOut>, pool);
 }
 
+template <Mamba2Phase phase>
+void mamba2_range(int64_t begin, int64_t end, void* context) {
+  kernels().mamba2_step(static_cast<const Mamba2Step*>(context), phase, begin, end);
+}
+
+int32_t mamba2_step(Mamba2Step step, parallel_for pool) {
+  const Mamba2Step* p = &step;
+  const int64_t B = p->batch, E = p->heads * p->head_width, filtered = E + 2 * p->groups * p->states;
+  const int64_t entering = E + filtered + p->heads;
+  const std::unique_ptr<float[]> work(new (std::nothrow) float[B * (entering + filtered + p->width)]);
+  if (!work) return 1;
+  step.own_work = work.get();
+  if (p->branch) over_tasks(B, p, mamba2_range<kMamba2Begin>, nullptr);
+  int32_t failed = over_outputs(B, entering, p->width, p, mamba2_range<kMamba2In>, pool);
+  const int64_t grain = 1 + kStepGrain / (1 + 4 * p->head_width * p->states);
+  failed |= over_tasks(B * p->heads, p, mamba2_range<kMamba2Heads>, pool, grain);
+  if (p->gate != kGateOnly) over_tasks(B * p->groups, p, mamba2_range<kMamba2Norm>, nullptr);
+  return failed | over_outputs(B, p->width, E, p, mamba2_range<kMamba2Out>, pool);
+}
+
 }  // namespace
 
 LONGSTATE_API int32_t longstate_abi_version() { return 5; }
@@ -273,6 +296,11 @@ LONGSTATE_API int32_t longstate_linear_step(const LinearStep* p, parallel_for po
 LONGSTATE_API int32_t longstate_mamba_steps(const MambaStep* steps, int64_t count, parallel_for pool) {
   int32_t failed = 0;
   for (int64_t i = 0; i < count && !failed; i++) failed = mamba_step(steps[i], pool);
+  return failed;
+}
+LONGSTATE_API int32_t longstate_mamba2_steps(const Mamba2Step* steps, int64_t count, parallel_for pool) {
+  int32_t failed = 0;
+  for (int64_t i = 0; i < count && !failed; i++) failed = mamba2_step(steps[i], pool);
   return failed;
 }
 LONGSTATE_API int32_t longstate_causal_conv1d(const CausalConv1d* p, parallel_for pool) {

@@ -561,6 +561,77 @@ void mamba_steps(int64_t batch, int64_t width, int64_t E, int64_t N, int64_t tap
   }
 }
 
+// Two branches after each other, or one bare layer; G groups of two heads of P channels.
+void mamba2_steps(int64_t batch, int64_t width, int64_t G, int64_t P, int64_t N, int64_t taps, Gate gate, bool full) {
+  const int64_t count = full ? 2 : 1, H = 2 * G, E = H * P, filtered = E + 2 * G * N, size = (taps - 1) * filtered;
+  struct Layer {
+    std::vector<float> norm, into, into_bias, filter, filter_bias, dt_bias, A, D, norm_y, out, out_bias;
+    std::vector<float> tail, state, next_tail, next, y;
+  };
+  const std::vector<float> x = draw(batch * width), rates = draw(full ? 0 : batch, 0.5f, 2.f);
+  std::vector<Layer> layers(count);
+  std::vector<Mamba2Step> steps(count);
+  const int64_t some = full ? 1 : 0, entering = E + filtered + H;
+  for (int64_t i = 0; i < count; i++) {
+    Layer& l = layers[i];
+    l.norm = draw(some * width), l.into = draw(entering * width), l.into_bias = draw(some * entering);
+    l.filter = draw(filtered * taps), l.filter_bias = draw(some * filtered), l.dt_bias = draw(H);
+    l.A = draw(H, -2.f, -.1f), l.D = draw(full ? E : H), l.norm_y = draw(gate == kGateOnly ? 0 : E);
+    l.out = draw(width * E), l.out_bias = draw(some * width), l.tail = draw(batch * size), l.state = draw(batch * E * N);
+    l.next_tail = unwritten(batch * size), l.next = unwritten(batch * E * N), l.y = unwritten(batch * width);
+    Mamba2Step& p = steps[i] = Mamba2Step{};
+    p.batch = batch, p.width = width, p.heads = H, p.head_width = P, p.states = N, p.groups = G, p.taps = taps;
+    p.branch = full, p.norm = data(l.norm), p.norm_eps = 1e-3f, p.scale = 0.5f, p.gate = gate, p.D_each = full;
+    p.eps = 1e-2f, p.floor = full ? 0.6f : 0.f, p.ceiling = full ? 0.9f : HUGE_VALF, p.rate = 1.5f;
+    p.x = i ? layers[i - 1].y.data() : x.data(), p.tail = l.tail.data(), p.state = l.state.data();
+    p.rates = data(rates), p.into = l.into.data(), p.into_bias = data(l.into_bias), p.filter = l.filter.data();
+    p.filter_bias = data(l.filter_bias), p.dt_bias = l.dt_bias.data(), p.A = l.A.data(), p.D = l.D.data();
+    p.norm_y = data(l.norm_y), p.out = l.out.data(), p.out_bias = data(l.out_bias), p.y = l.y.data();
+    p.next_tail = l.next_tail.data(), p.next = l.next.data();
+  }
+  longstate_mamba2_steps(steps.data(), count, nullptr);
+  for (int64_t row = 0; row < batch; row++) {
+    std::vector<double> u(x.begin() + row * width, x.begin() + (row + 1) * width);
+    for (Layer& l : layers) {
+      std::vector<double> in = u, tail(size), next(E * N), inner(filtered), seen(E);
+      if (full) normalise(in, 0, width, l.norm, 1e-3f);
+      const std::vector<double> into = map(l.into, l.into_bias, in);
+      for (int64_t e = 0; e < filtered; e++) {
+        inner[e] = l.filter_bias.empty() ? 0 : l.filter_bias[e];
+        for (int64_t k = 0; k < taps; k++) {
+          const double value = k + 1 < taps ? l.tail[row * size + k * filtered + e] : into[E + e];
+          inner[e] += l.filter[e * taps + k] * value;
+          if (k > 0) tail[(k - 1) * filtered + e] = value;
+        }
+        inner[e] = silu(inner[e]);
+      }
+      for (int64_t e = 0; e < E; e++) {
+        const int64_t head = e / P, B = E + head / 2 * N, C = B + G * N;
+        double step = std::log1p(std::exp(into[E + filtered + head] + l.dt_bias[head]));
+        if (full) step = std::fmin(std::fmax(step, 0.6f), 0.9f);
+        step *= full ? 1.5 : rates[row];
+        seen[e] = l.D[full ? e : head] * inner[e];
+        for (int64_t n = 0; n < N; n++) {
+          const double before = l.state[(row * E + e) * N + n];
+          next[e * N + n] = std::exp(step * l.A[head]) * before + step * inner[e] * inner[B + n];
+          seen[e] += inner[C + n] * next[e * N + n];
+        }
+        if (gate != kNormFirst) seen[e] *= silu(into[e]);
+      }
+      for (int64_t g = 0; g < G && gate != kGateOnly; g++) {
+        const auto first = l.norm_y.begin() + g * 2 * P;
+        normalise(seen, g * 2 * P, 2 * P, {first, first + 2 * P}, 1e-2f);
+      }
+      for (int64_t e = 0; e < E && gate == kNormFirst; e++) seen[e] *= silu(into[e]);
+      const std::vector<double> y = map(l.out, l.out_bias, seen);
+      for (int64_t i = 0; i < width; i++) u[i] = full ? u[i] + 0.5 * y[i] : y[i];
+      compare("mamba2_steps y", {l.y.begin() + row * width, l.y.begin() + (row + 1) * width}, u);
+      compare("mamba2_steps tail", {l.next_tail.begin() + row * size, l.next_tail.begin() + (row + 1) * size}, tail);
+      compare("mamba2_steps state", {l.next.begin() + row * E * N, l.next.begin() + (row + 1) * E * N}, next);
+    }
+  }
+}
+
 void causal_conv1d(const Size& size, int64_t W, bool full) {
   const int64_t B = size.batch, L = size.length, E = size.features;
   std::vector<float> x = draw(B * L * E), weight = draw(W * E), bias = draw(E), tail = draw(B * (W - 1) * E);
@@ -882,6 +953,11 @@ int main() {
       mamba_steps(batch, 1, 1, 1, 1, 1, full);
       mamba_steps(batch, 9, 18, 5, 4, 3, full);
       mamba_steps(batch, 24, 70, 16, 3, 33, full);
+      for (Gate gate : {kGateOnly, kGateFirst, kNormFirst}) {
+        mamba2_steps(batch, 1, 1, 1, 1, 1, gate, full);
+        mamba2_steps(batch, 9, 3, 5, 7, 4, gate, full);
+        mamba2_steps(batch, 24, 1, 33, 18, 3, gate, full);
+      }
     }
   std::printf("%s: %d failures\n", longstate_isa(), failures);
   return failures != 0;

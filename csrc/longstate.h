@@ -163,6 +163,31 @@ struct MambaStep {
   float* own_work;                        // the library's
 };
 
+// One step of Mamba-2, or of a residual branch around it; see mamba2_step.cc.
+enum Mamba2Phase : int32_t { kMamba2Begin, kMamba2In, kMamba2Heads, kMamba2Norm, kMamba2Out };
+enum Gate : int32_t { kGateOnly, kGateFirst, kNormFirst };
+
+struct Mamba2Step {
+  int64_t batch, width, heads, head_width, states, groups, taps;
+  int32_t branch;      // as in MambaStep
+  const float* norm;
+  float norm_eps, scale;
+  int32_t gate;        // Gate
+  int32_t D_each;      // whether D has a number a channel
+  float eps, floor, ceiling, rate;
+  const float* x;      // (batch, width)
+  const float* tail;   // (batch, taps - 1, filtered), filtered = heads head_width + 2 groups states
+  const float* state;  // (batch, heads, head_width, states)
+  const float* rates;  // (batch) in place of `rate`, or null
+  const float *into, *into_bias;      // (heads head_width + filtered + heads, width), and a bias or null
+  const float *filter, *filter_bias;  // (filtered, taps), and (filtered) or null
+  const float *dt_bias, *A, *D;       // (heads), D: or (heads head_width)
+  const float* norm_y;                // (heads head_width), or null with kGateOnly
+  const float *out, *out_bias;        // (width, heads head_width), and (width) or null
+  float *y, *next_tail, *next;        // like x, tail and state
+  float* own_work;                    // the library's
+};
+
 // y_t = silu(bias + sum_{k < taps} weight_k x_{t - (taps-1) + k}), inputs before 0 being those of the tail.
 struct CausalConv1d {
   int64_t batch, length, features, taps;
@@ -266,6 +291,7 @@ LONGSTATE_API int32_t longstate_varying_scan_backward(const VaryingScan*, parall
 LONGSTATE_API int32_t longstate_lti_stack(const LTIStack*, int64_t batch, float* const* memory, parallel_for);
 LONGSTATE_API int32_t longstate_linear_step(const LinearStep*, parallel_for);
 LONGSTATE_API int32_t longstate_mamba_steps(const MambaStep*, int64_t count, parallel_for);
+LONGSTATE_API int32_t longstate_mamba2_steps(const Mamba2Step*, int64_t count, parallel_for);
 LONGSTATE_API int32_t longstate_causal_conv1d(const CausalConv1d*, parallel_for);
 LONGSTATE_API int32_t longstate_causal_conv1d_backward(const CausalConv1d*, parallel_for);
 LONGSTATE_API int64_t longstate_ssd_tiles(int64_t heads, int64_t groups);

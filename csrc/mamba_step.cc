@@ -4,11 +4,8 @@
 //   h <- exp(D_e A) h + D_e B x',    y = W_out ((C h + D x') silu(z))
 //
 // Four products with a barrier after each; what stands between them is done by whoever made its operands.
-#include <cmath>
-
-#include "fastmath.h"
 #include "few_rows.h"
-#include "longstate.h"
+#include "step_parts.h"
 
 #define JOIN_(a, b) a##b
 #define JOIN(a, b) JOIN_(a, b)
@@ -24,41 +21,6 @@ struct Work {
       : E(p.channels), vectors(p.rank + 2 * p.states), xz(p.own_work), u(xz + p.batch * 2 * E), rbc(u + p.batch * E),
         normal(rbc + p.batch * vectors) {}
 };
-
-// y may be x.
-void normalise(int64_t size, float eps, const float* weight, const float* x, float* y) {
-  float sum = 0.f;
-#pragma omp simd reduction(+ : sum)
-  for (int64_t i = 0; i < size; i++) sum += x[i] * x[i];
-  const float scale = 1.f / std::sqrt(sum / size + eps);
-  if (weight)
-    for (int64_t i = 0; i < size; i++) y[i] = x[i] * scale * weight[i];
-  else
-    for (int64_t i = 0; i < size; i++) y[i] = x[i] * scale;
-}
-
-void begin_branch(const MambaStep& p, const Work& w, int64_t first, int64_t last) {
-  for (int64_t row = first; row < last; row++)
-    normalise(p.width, p.norm_eps, p.norm, p.x + row * p.width, w.normal + row * p.width);
-}
-
-void convolve(int64_t first, int64_t last, int64_t E, int64_t taps, const float* __restrict weight,
-              const float* __restrict bias, const float* __restrict x, const float* __restrict tail,
-              float* __restrict y, float* __restrict next) {
-  const int64_t old = taps - 1;
-  for (int64_t e = first; e < last; e++) y[e] = (bias ? bias[e] : 0.f) + weight[e * taps + old] * x[e];
-  for (int64_t k = 0; k < old; k++) {
-    const float *before = tail + k * E, *after = k + 1 < old ? before + E : x;
-    for (int64_t e = first; e < last; e++) {
-      y[e] += weight[e * taps + k] * before[e];
-      next[k * E + e] = after[e];
-    }
-  }
-}
-
-void activate(int64_t first, int64_t last, float* __restrict y) {
-  for (int64_t e = first; e < last; e++) y[e] *= fast_sigmoid(y[e]);
-}
 
 void enter(const MambaStep& p, const Work& w, int64_t first, int64_t last) {
   const float* x = p.branch ? w.normal : p.x;
@@ -118,9 +80,7 @@ void scan(const MambaStep& p, const Work& w, int64_t first, int64_t last) {
 
 void leave(const MambaStep& p, const Work& w, int64_t first, int64_t last) {
   few_rows(p.batch, w.E, first, last, p.out, p.out_bias, w.u, w.E, p.y, p.width);
-  if (!p.branch) return;
-  for (int64_t row = 0; row < p.batch; row++)
-    for (int64_t i = row * p.width + first; i < row * p.width + last; i++) p.y[i] = p.x[i] + p.scale * p.y[i];
+  end_branch(p, first, last);
 }
 
 }  // namespace
@@ -132,7 +92,7 @@ extern "C" void JOIN(longstate_mamba_step_, ISA)(const MambaStep* p, int32_t pha
   const int64_t size = sizes[phase], rows = phase == kMambaBegin || phase == kMambaNorms ? 1 : kStepRows;
   const int64_t first = begin * rows, last = end * rows < size ? end * rows : size;
   switch (phase) {
-    case kMambaBegin: return begin_branch(*p, w, first, last);
+    case kMambaBegin: return begin_branch(*p, first, last, w.normal);
     case kMambaIn: return enter(*p, w, first, last);
     case kMambaVectors:
       return few_rows(p->batch, w.E, first, last, p->vectors, nullptr, w.u, w.E, w.rbc, w.vectors);

@@ -149,7 +149,7 @@ class Mamba(CausalLayer[MambaState]):
         if known is None:
             known = self.branch.constants() if torch.is_grad_enabled() else self.constants()
         if known.plan is not None:
-            fused = ops.mamba_step_at_once(x_t, *state, known.plan, rate)
+            fused = ops.step_at_once(x_t, *state, known.plan, rate)
             if fused is not None:
                 return fused[0], MambaState(*fused[1:])
         x, z = self.in_proj(x_t).chunk(2, dim=-1)

@@ -23,7 +23,7 @@ from longstate._checks import (
 from longstate.layers.base import CausalLayer, OptimizerRule, recurrent_dtype, register_state
 from longstate.layers.mamba import NO_DECAY
 from longstate.layers.norm import GatedRMSNorm
-from longstate.layers.selective_branch import inverse_softplus
+from longstate.layers.selective_branch import inverse_softplus, is_plain
 
 GATES = ("gate_first", "norm_first", "none")
 
@@ -37,10 +37,15 @@ class Mamba2State(NamedTuple):
 
 
 class Mamba2Constants(NamedTuple):
-    """What a step needs of the parameters alone: A (H,) in the type of the state, and the rate."""
+    """What a step needs of the parameters alone: A (H,) in the type of the state, the rate, a compiled step's plan.
+
+    The plan names the memory of the parameters: take new constants once they were moved, or a projection was replaced
+    or got a hook.
+    """
 
     A: Tensor
     rate: float
+    plan: ops.StepPlan | None = None
 
 
 class Mamba2(CausalLayer[Mamba2State]):
@@ -183,8 +188,9 @@ class Mamba2(CausalLayer[Mamba2State]):
         return self._run(x, state, lengths, rate, starts)
 
     def constants(self, *, rate: float | None = None) -> Mamba2Constants:
-        """A, and the rate."""
-        return Mamba2Constants(self._A(), 1.0 if rate is None else rate)
+        """A, the rate, and the plan of a compiled step."""
+        A = self._A()
+        return Mamba2Constants(A, 1.0 if rate is None else rate, self._plan(A))
 
     def step(
         self,
@@ -197,14 +203,20 @@ class Mamba2(CausalLayer[Mamba2State]):
         """One element by the recurrence; `constants` already holds its rate."""
         check_element(x_t, self.d_model)
         check_rate_alone(rate, constants)
-        A = self._A() if constants is None else constants.A
         rate = check_rate(rate, x_t) if constants is None else constants.rate
+        known = constants
+        if known is None:
+            known = Mamba2Constants(self._A(), 1.0) if torch.is_grad_enabled() else self.constants()
+        if known.plan is not None:
+            fused = ops.step_at_once(x_t, *state, known.plan, rate)
+            if fused is not None:
+                return fused[0], Mamba2State(*fused[1:])
         z0, x0, z, inner, dt = self.in_proj(x_t).split(self.splits, dim=-1)
         inner, conv = ops.causal_conv1d_step(inner, state.conv, self.conv_weight, self.conv_bias, activation="silu")
         x, B, C = self._heads(inner)
         dt, bias, limit = self._steps(dt, rate)
         y, ssm = ops.ssd_step(
-            x, dt, A, B, C, self._D(), state.ssm, dt_bias=bias, dt_softplus=bias is not None, dt_limit=limit
+            x, dt, known.A, B, C, self._D(), state.ssm, dt_bias=bias, dt_softplus=bias is not None, dt_limit=limit
         )
         return self._out(y.flatten(1), z, z0, x0), Mamba2State(conv, ssm)
 
@@ -241,6 +253,19 @@ class Mamba2(CausalLayer[Mamba2State]):
             starts=starts,
         )
         return self._out(y.flatten(2), z, z0, x0), Mamba2State(conv, ssm)
+
+    def _plan(self, A: Tensor) -> ops.StepPlan | None:
+        """None where the modules are more than their weights, or a feed-forward stands beside the heads."""
+        norm = self.norm
+        if self.splits[0] or type(norm) is not GatedRMSNorm or norm._forward_hooks or norm._forward_pre_hooks:
+            return None
+        if not (is_plain(self.in_proj) and is_plain(self.out_proj)):
+            return None
+        weights = ops.Mamba2Weights(
+            *(self.in_proj.weight, self.in_proj.bias, self.conv_weight, self.conv_bias, self.dt_bias, A, self.D),
+            *(norm.weight, self.out_proj.weight, self.out_proj.bias, self.n_groups, self.dt_limit, norm.kind, norm.eps),
+        )
+        return ops.mamba2_plan(weights)
 
     def _heads(self, inner: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x, B, C = inner.split(self.conv_splits, dim=-1)

@@ -1,4 +1,4 @@
-"""A step of a stack of branches, in which Mamba layers that follow each other are one compiled call."""
+"""A step of a stack of branches, in which Mamba or Mamba-2 layers that follow each other are one compiled call."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from longstate import ops
 from longstate.layers.mamba import Mamba
+from longstate.layers.mamba2 import Mamba2
 from longstate.layers.norm import RMSNorm
 from longstate.layers.residual import Residual
-from longstate.layers.selective_branch import MambaState
 
 linear_step = ops.linear_step
 """A linear map of one element, for models, whose head is the largest product of a step."""
@@ -30,38 +30,42 @@ def step_branches(
         Output (batch, d_model), and the new states.
     """
     new: list[Any] = []
-    run: list[ops.MambaBranch] = []
+    run: list[ops.StepBranch] = []
     first = 0
     entries: list[tuple[Any, Any, Any]] = list(zip(layers, state, constants, strict=True))
     for place, (layer, before, constant) in enumerate(entries):
         branch = _branch(layer, before, constant)
-        if branch is not None:
+        if branch is not None and (not run or branch.plan.kernel == run[0].plan.kernel):
             run.append(branch)
             continue
         x_t, after = _step_run(x_t, run, entries[first:place])
+        new, run, first = [*new, *after], [], place
+        if branch is not None:
+            run = [branch]
+            continue
         x_t, last = layer.step(x_t, before, constants=constant)
-        new, run, first = [*new, *after, last], [], place + 1
+        new, first = [*new, last], place + 1
     x_t, after = _step_run(x_t, run, entries[first:])
     return x_t, (*new, *after)
 
 
-def _branch(layer: nn.Module, state: Any, constant: Any) -> ops.MambaBranch | None:
-    """Mamba behind an RMS norm and nothing else, or None."""
-    if not isinstance(layer, Residual) or type(layer.layer) is not Mamba or constant.plan is None:
+def _branch(layer: nn.Module, state: Any, constant: Any) -> ops.StepBranch | None:
+    """Mamba or Mamba-2 behind an RMS norm and nothing else, or None."""
+    if not isinstance(layer, Residual) or type(layer.layer) not in (Mamba, Mamba2) or constant.plan is None:
         return None
     norm = layer.norm
     if type(norm) is not RMSNorm or norm._forward_hooks or norm._forward_pre_hooks:
         return None
     if layer.training and layer.dropout.p:
         return None
-    return ops.MambaBranch(constant.plan, state.conv, state.ssm, constant.rate, norm.weight, norm.eps, layer.scale)
+    return ops.StepBranch(constant.plan, state.conv, state.ssm, constant.rate, norm.weight, norm.eps, layer.scale)
 
 
-def _step_run(x_t: Tensor, run: list[ops.MambaBranch], entries: list[Any]) -> tuple[Tensor, list[Any]]:
+def _step_run(x_t: Tensor, run: list[ops.StepBranch], entries: list[Any]) -> tuple[Tensor, list[Any]]:
     """Branches that follow each other: in one call, or else one by one."""
-    found = ops.mamba_branches_at_once(x_t, run) if run else None
+    found = ops.branches_at_once(x_t, run) if run else None
     if found is not None:
-        return found[0], [MambaState(*parts) for parts in found[1]]
+        return found[0], [type(entry[1])(*parts) for entry, parts in zip(entries, found[1], strict=True)]
     new = []
     for layer, before, constant in entries:
         x_t, after = layer.step(x_t, before, constants=constant)

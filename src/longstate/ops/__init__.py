@@ -27,12 +27,12 @@ from longstate.ops.lti_step import lti_constants as lti_constants
 from longstate.ops.lti_step import lti_step as lti_step
 from longstate.ops.lti_system import LowRankSystem as LowRankSystem
 from longstate.ops.lti_system import LTISystem as LTISystem
-from longstate.ops.mamba_step import MambaBranch as MambaBranch
+from longstate.ops.mamba2_step import Mamba2Weights as Mamba2Weights
+from longstate.ops.mamba2_step import mamba2_plan as mamba2_plan
+from longstate.ops.mamba2_step import mamba2_step as mamba2_step
 from longstate.ops.mamba_step import MambaWeights as MambaWeights
-from longstate.ops.mamba_step import mamba_branches_at_once as mamba_branches_at_once
 from longstate.ops.mamba_step import mamba_plan as mamba_plan
 from longstate.ops.mamba_step import mamba_step as mamba_step
-from longstate.ops.mamba_step import mamba_step_at_once as mamba_step_at_once
 from longstate.ops.memory_scan import memory_scan as memory_scan
 from longstate.ops.mimo_scan import mimo_scan as mimo_scan
 from longstate.ops.mimo_step import MIMOConstants as MIMOConstants
@@ -43,7 +43,10 @@ from longstate.ops.selective_scan import selective_scan as selective_scan
 from longstate.ops.selective_scan import selective_scan_step as selective_scan_step
 from longstate.ops.ssd import ssd as ssd
 from longstate.ops.ssd import ssd_step as ssd_step
+from longstate.ops.step_plan import StepBranch as StepBranch
 from longstate.ops.step_plan import StepPlan as StepPlan
+from longstate.ops.step_plan import branches_at_once as branches_at_once
+from longstate.ops.step_plan import step_at_once as step_at_once
 from longstate.ops.trapezoidal_scan import TrapezoidalState as TrapezoidalState
 from longstate.ops.trapezoidal_scan import trapezoidal_scan as trapezoidal_scan
 from longstate.ops.trapezoidal_scan import trapezoidal_step as trapezoidal_step

@@ -124,6 +124,23 @@ class MambaStep(ctypes.Structure):
     )
 
 
+class Mamba2Step(ctypes.Structure):
+    """`Mamba2Step` of longstate.h, field by field."""
+
+    _fields_ = (
+        *((name, _INT) for name in ("batch", "width", "heads", "head_width", "states", "groups", "taps")),
+        ("branch", ctypes.c_int32),
+        ("norm", _POINTER),
+        *((name, ctypes.c_float) for name in ("norm_eps", "scale")),
+        *((name, ctypes.c_int32) for name in ("gate", "D_each")),
+        *((name, ctypes.c_float) for name in ("eps", "floor", "ceiling", "rate")),
+        *((name, _POINTER) for name in ("x", "tail", "state", "rates")),
+        *((name, _POINTER) for name in ("into", "into_bias", "filter", "filter_bias")),
+        *((name, _POINTER) for name in ("dt_bias", "A", "D", "norm_y", "out", "out_bias")),
+        *((name, _POINTER) for name in ("y", "next_tail", "next", "own_work")),
+    )
+
+
 class CausalConv1d(ctypes.Structure):
     """`CausalConv1d` of longstate.h, field by field."""
 
@@ -198,6 +215,7 @@ _FUNCTIONS = {
     "longstate_ssd_backward": (ctypes.c_int32, (ctypes.POINTER(SSD), _POINTER)),
     "longstate_linear_step": (ctypes.c_int32, (ctypes.POINTER(LinearStep), _POINTER)),
     "longstate_mamba_steps": (ctypes.c_int32, (ctypes.POINTER(MambaStep), _INT, _POINTER)),
+    "longstate_mamba2_steps": (ctypes.c_int32, (ctypes.POINTER(Mamba2Step), _INT, _POINTER)),
     "longstate_lti_step": (ctypes.c_int32, (ctypes.POINTER(LTIStep), _POINTER)),
     "longstate_lti_stack": (ctypes.c_int32, (ctypes.POINTER(LTIStack), _INT, _POINTER, _POINTER)),
 }

@@ -1,16 +1,14 @@
 """One step of Mamba from projection to projection, in one call."""
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from longstate.ops import _dispatch, _native
 from longstate.ops.causal_conv1d import causal_conv1d_step
 from longstate.ops.selective_scan import selective_scan_step
-from longstate.ops.step_plan import StepPlan, StepShapes, why_not_plan, why_not_rows
+from longstate.ops.step_plan import StepPlan, StepShapes, step_at_once, why_not_plan
 
 
 class MambaWeights(NamedTuple):
@@ -73,79 +71,12 @@ def mamba_step(
 
 
 def mamba_plan(weights: MambaWeights) -> StepPlan | None:
-    """What `mamba_step_at_once` needs of the weights, computed once; None where it cannot take them."""
-    return None if _why_not_weights(weights) else StepPlan(_arguments, weights)
-
-
-def mamba_step_at_once(
-    x_t: Tensor, tail: Tensor, state: Tensor, plan: StepPlan, rate: float | Tensor
-) -> tuple[Tensor, Tensor, Tensor] | None:
-    """`mamba_step` by the compiled kernel, without the dispatch; None where it cannot take the call."""
-    if plan.why_not(x_t, tail, state, rate) is not None:
-        return None
-    y, next_tail, new = torch.empty_like(x_t), torch.empty_like(tail), torch.empty_like(state)
-    arguments = plan.arguments()
-    arguments.batch = len(x_t)
-    if isinstance(rate, Tensor):
-        arguments.rates = rate.data_ptr()
-    else:
-        arguments.rate = rate
-    arguments.x, arguments.tail, arguments.state = x_t.data_ptr(), tail.data_ptr(), state.data_ptr()
-    arguments.y, arguments.next_tail, arguments.next = y.data_ptr(), next_tail.data_ptr(), new.data_ptr()
-    _native.run("longstate_mamba_steps", arguments, 1)
-    return y, next_tail, new
-
-
-class MambaBranch(NamedTuple):
-    """A residual branch u + scale · mamba(norm(u)) before a step; its RMS norm has a weight or none."""
-
-    plan: StepPlan
-    tail: Tensor
-    state: Tensor
-    rate: float
-    norm: Tensor | None
-    norm_eps: float
-    scale: float
-
-
-def mamba_branches_at_once(
-    x_t: Tensor, branches: Sequence[MambaBranch]
-) -> tuple[Tensor, list[tuple[Tensor, Tensor]]] | None:
-    """One element through a stack of branches in one call; None where the kernel cannot take it.
-
-    Between two layers nothing has to be found again in memory that the weights have swept out of the cache.
-
-    Args:
-        x_t: Input (batch, d_model).
-        branches: In their order.
-
-    Returns:
-        Output (batch, d_model), and the new tail and state of every branch.
-    """
-    batch, shape = len(x_t), x_t.shape
-    tensors = [part for branch in branches for part in (branch.tail, branch.state, branch.norm)]
-    if _native.why_not_at_once(x_t, *tensors) or why_not_rows(batch, 1.0):
-        return None
-    steps, new = (_native.MambaStep * len(branches))(), []
-    place, y = x_t.data_ptr(), [torch.empty_like(x_t), torch.empty_like(x_t)]
-    for i, (plan, tail, state, rate, norm, norm_eps, scale) in enumerate(branches):
-        if plan.why_not_state(shape, tail, state) or (norm is not None and norm.shape != shape[1:]):
-            return None
-        next_tail, next_state = torch.empty_like(tail), torch.empty_like(state)
-        new.append((next_tail, next_state))
-        step = plan.arguments()
-        step.batch, step.branch, step.norm, step.norm_eps = batch, 1, _native.pointer(norm), norm_eps
-        step.scale, step.rate = scale, rate
-        step.x, step.tail, step.state = place, tail.data_ptr(), state.data_ptr()
-        place = y[i % 2].data_ptr()
-        step.y, step.next_tail, step.next = place, next_tail.data_ptr(), next_state.data_ptr()
-        steps[i] = step
-    _native.run("longstate_mamba_steps", steps, len(branches))
-    return y[(len(branches) - 1) % 2], new
+    """What `step_at_once` needs of the weights, computed once; None where it cannot take them."""
+    return None if _why_not_weights(weights) else _plan(weights)
 
 
 def _why_not(x_t: Tensor, tail: Tensor, state: Tensor, weights: MambaWeights, rate: float | Tensor) -> str | None:
-    return _why_not_weights(weights) or StepPlan(_arguments, weights).why_not(x_t, tail, state, rate)
+    return _why_not_weights(weights) or _plan(weights).why_not(x_t, tail, state, rate)
 
 
 def _why_not_weights(weights: MambaWeights) -> str | None:
@@ -161,7 +92,11 @@ def _why_not_weights(weights: MambaWeights) -> str | None:
 def _mamba_step_native(
     x_t: Tensor, tail: Tensor, state: Tensor, weights: MambaWeights, rate: float | Tensor
 ) -> tuple[Tensor, Tensor, Tensor] | None:
-    return mamba_step_at_once(x_t, tail, state, StepPlan(_arguments, weights), rate)
+    return step_at_once(x_t, tail, state, _plan(weights), rate)
+
+
+def _plan(weights: MambaWeights) -> StepPlan:
+    return StepPlan("longstate_mamba_steps", _arguments, weights)
 
 
 def _arguments(weights: MambaWeights) -> tuple[_native.MambaStep, StepShapes]:
