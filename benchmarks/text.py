@@ -140,7 +140,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=240.0, help="of the processor, for each model")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("models", nargs="*", metavar="MODEL", help="Mamba, LSTM, Transformer; all if none")
     given = parser.parse_args()
+    chosen = {name: build for name, build in MODELS.items() if not given.models or name.split()[0] in given.models}
+    if len(chosen) < len(given.models):
+        parser.error(f"{' '.join(given.models)} is asked for; choose from {', '.join(n.split()[0] for n in MODELS)}")
     torch.set_num_threads(given.threads)
     longstate.set_up_allocator()
     with tempfile.TemporaryDirectory() as folder:
@@ -152,7 +156,7 @@ def main() -> None:
         inner = split_documents(everything, validation=0.006, test=0.0, seed=11)
         train_part, choice = everything.select(inner.train), everything.select(inner.validation)
         print("| model | parameters | rate | million bytes read | bits per byte |\n|---|---|---|---|---|", flush=True)
-        for name, build in MODELS.items():
+        for name, build in chosen.items():
             tried = {
                 rate: bits_per_byte(train(build, train_part, given.seconds / 3, rate).model, choice) for rate in RATES
             }
