@@ -16,7 +16,7 @@ _DEFAULT = ("S4D", "S4", "DSS", "LSSL", "S5", "LRU", "LinOSS", "GSS", "EMA", "H3
 _SELECTIVE = ("Mamba", "Mamba2", "Mamba3")
 _LAYERS: dict[str, Callable[[int], CausalLayer[Any]]] = {
     **{name: getattr(layers, name) for name in (*_DEFAULT, *_SELECTIVE)},
-    "HippoMemory": partial(layers.HippoMemory, order=16),  # 16 outputs a feature: 4 GB at the end
+    "HippoMemory": partial(layers.HippoMemory, order=16),  # 16 outputs a feature
     "Attention": partial(layers.Attention, window=512),
     "Block-State": layers.BlockStateTransformer,
     "ParallelHybrid": partial(layers.ParallelHybrid, window=512),
@@ -31,7 +31,7 @@ def whole(length: int, *, layer: str) -> Work:
 
 def whole_bytes(length: int, *, layer: str) -> int:
     """What a step was seen to take at most: every layer runs a million steps alone, once."""
-    large = {"Mamba2": 10_500, "Mamba3": 16_000, "HippoMemory": 14_000, "ParallelHybrid": 14_000, "Block-State": 10_000}
+    large = {"Mamba2": 10_500, "Mamba3": 16_000, "HippoMemory": 29_000, "ParallelHybrid": 14_000, "Block-State": 10_000}
     return large.get(layer, 6_000) * length
 
 
