@@ -8,6 +8,7 @@ from longstate._checks import check_positive, zero_padding
 from longstate.layers import BidirectionalResidual, CausalLayer, Residual, SequenceLayer
 from longstate.layers.lti_fused import FusedStack, fuse
 from longstate.layers.norm import build_norm
+from longstate.layers.step_branches import step_branches
 from longstate.models.build_layer import build_bidirectional, build_layer
 from longstate.models.config import BackboneConfig
 
@@ -107,11 +108,14 @@ class Backbone(CausalLayer[tuple[Any, ...]]):
         rate: float | Tensor | None = None,
         constants: Any = None,
     ) -> tuple[Tensor, tuple[Any, ...]]:
-        """One element, with the layers' states; in one call if `constants.fused` has nothing against it."""
-        of_layers, fused = ((None,) * len(self.layers), "") if constants is None else constants
-        varies = isinstance(rate, Tensor)
-        if isinstance(fused, FusedStack) and not varies and fused.why_not(self, x_t, state, of_layers) is None:
-            return fused.step(x_t, state)
+        """One element, with the layers' states; in one call, or in few, where constants and layers allow it."""
+        if constants is not None and not isinstance(rate, Tensor):
+            of_layers, fused = constants
+            if isinstance(fused, FusedStack) and fused.why_not(self, x_t, state, of_layers) is None:
+                return fused.step(x_t, state)
+            x_t, after = step_branches(self.layers, x_t, state, of_layers)
+            return self.norm(x_t), after
+        of_layers = (None,) * len(self.layers) if constants is None else constants.layers
         new = []
         for layer, before, constant in zip(self._causal(), state, of_layers, strict=True):
             x_t, after = layer.step(x_t, before, rate=rate, constants=constant)

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from longstate._checks import InputError, check_ids, check_lengths, check_positive, check_starts, valid_steps
 from longstate.layers import CausalLayer
-from longstate.layers.step_branches import linear_step, step_branches
+from longstate.layers.step_branches import linear_step
 from longstate.models.backbone import Backbone
 from longstate.models.config import BackboneConfig
 from longstate.models.layer_config import LSSLConfig, MambaConfig
@@ -171,13 +171,7 @@ class LanguageModel(CausalLayer[tuple[Any, ...]]):
     ) -> tuple[Tensor, tuple[Any, ...]]:
         """Logits (batch, vocabulary) after one more token of each row, x_t (batch,)."""
         check_ids(x_t, self.config.vocabulary_size, axes=("batch",), name="x_t")
-        x = self._scaled(x_t)
-        of_layers, fused = (None, "") if constants is None else constants
-        if of_layers is None or not isinstance(fused, str) or isinstance(rate, Tensor):
-            h, state = self.backbone.step(x, state, rate=rate, constants=constants)
-        else:
-            x, state = step_branches(self.backbone.layers, x, state, of_layers)
-            h = self.backbone.norm(x)
+        h, state = self.backbone.step(self._scaled(x_t), state, rate=rate, constants=constants)
         return self.logits(h), state
 
     def logits(self, h: Tensor) -> Tensor:
