@@ -243,7 +243,7 @@ int32_t mamba2_step(Mamba2Step step, parallel_for pool) {
 
 }  // namespace
 
-LONGSTATE_API int32_t longstate_abi_version() { return 5; }
+LONGSTATE_API int32_t longstate_abi_version() { return 6; }
 LONGSTATE_API const char* longstate_isa() { return kernels().isa; }
 LONGSTATE_API int64_t longstate_selective_block() { return kernels().selective_block(); }
 LONGSTATE_API int64_t longstate_selective_tiles(int64_t channels, int64_t groups) {

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-_ABI = 5
+_ABI = 6
 REAL, COMPLEX, DENSE = range(3)
 """`Carry` of longstate.h: diagonal systems, diagonal in pairs re, im, and matrices."""
 
