@@ -11,6 +11,7 @@ typedef int64_t (*tiles_fn)(int64_t, int64_t);
 typedef void (*selective_fn)(const SelectiveScan*, int64_t, int64_t);
 typedef void (*lti_fn)(const LTIScan*, int64_t, int64_t);
 typedef void (*lti_factors_fn)(const LTIFactors*, int64_t, int64_t);
+typedef void (*gelu_map_fn)(const GELUMap*, int64_t, int64_t);
 typedef void (*lti_step_fn)(const LTIStep*, int64_t, int64_t);
 typedef void (*linear_fn)(const LinearScan*, int64_t, int64_t);
 typedef void (*varying_fn)(const VaryingScan*, int64_t, int64_t);
@@ -33,6 +34,9 @@ typedef void (*ssd_fn)(const SSD*, int64_t, int64_t);
   int64_t longstate_doubles_##isa();                                                    \
   void longstate_lti_factors_forward_##isa(const LTIFactors*, int64_t, int64_t);        \
   void longstate_lti_factors_backward_##isa(const LTIFactors*, int64_t, int64_t);       \
+  int64_t longstate_gelu_map_rows_##isa();                                              \
+  void longstate_gelu_map_forward_##isa(const GELUMap*, int64_t, int64_t);              \
+  void longstate_gelu_map_backward_##isa(const GELUMap*, int64_t, int64_t);             \
   void longstate_lti_step_##isa(const LTIStep*, int64_t, int64_t);                      \
   int64_t longstate_varying_block_##isa();                                              \
   void longstate_varying_forward_##isa(const VaryingScan*, int64_t, int64_t);           \
@@ -72,6 +76,8 @@ struct Kernels {
   lti_fn lti_forward, lti_backward;
   count_fn doubles;
   lti_factors_fn lti_factors_forward, lti_factors_backward;
+  count_fn gelu_map_rows;
+  gelu_map_fn gelu_map_forward, gelu_map_backward;
   lti_step_fn lti_step;
   count_fn varying_block;
   varying_fn varying_forward, varying_backward;
@@ -92,7 +98,9 @@ struct Kernels {
     #isa, longstate_selective_block_##isa, longstate_selective_tiles_##isa, longstate_selective_forward_##isa,  \
         longstate_selective_backward_##isa, longstate_lanes_##isa, longstate_lti_group_##isa,                   \
         longstate_lti_forward_##isa, longstate_lti_backward_##isa, longstate_doubles_##isa,                      \
-        longstate_lti_factors_forward_##isa, longstate_lti_factors_backward_##isa, longstate_lti_step_##isa,    \
+        longstate_lti_factors_forward_##isa, longstate_lti_factors_backward_##isa,                              \
+        longstate_gelu_map_rows_##isa, longstate_gelu_map_forward_##isa, longstate_gelu_map_backward_##isa,      \
+        longstate_lti_step_##isa,                                                                               \
         longstate_varying_block_##isa, longstate_varying_forward_##isa, longstate_varying_backward_##isa,        \
         longstate_linear_tile_##isa, longstate_linear_forward_##isa, longstate_linear_backward_##isa,           \
         longstate_lti_stack_##isa,                                                                              \
@@ -171,6 +179,8 @@ RANGE(lti_range, lti_forward, LTIScan)
 RANGE(lti_back_range, lti_backward, LTIScan)
 RANGE(lti_factors_range, lti_factors_forward, LTIFactors)
 RANGE(lti_factors_back_range, lti_factors_backward, LTIFactors)
+RANGE(gelu_map_range, gelu_map_forward, GELUMap)
+RANGE(gelu_map_back_range, gelu_map_backward, GELUMap)
 RANGE(lti_step_range, lti_step, LTIStep)
 RANGE(varying_range, varying_forward, VaryingScan)
 RANGE(varying_back_range, varying_backward, VaryingScan)
@@ -268,6 +278,13 @@ LONGSTATE_API int32_t longstate_lti_factors(const LTIFactors* p, parallel_for po
 }
 LONGSTATE_API int32_t longstate_lti_factors_backward(const LTIFactors* p, parallel_for pool) {
   return over_tasks(lti_factors_tasks(p), p, lti_factors_back_range, pool);
+}
+LONGSTATE_API int32_t longstate_gelu_map(const GELUMap* p, parallel_for pool) {
+  const int64_t rows = kernels().gelu_map_rows();
+  return over_tasks((p->rows + rows - 1) / rows, p, gelu_map_range, pool);
+}
+LONGSTATE_API int32_t longstate_gelu_map_backward(const GELUMap* p, parallel_for pool) {
+  return over_tasks(p->parts, p, gelu_map_back_range, pool);
 }
 LONGSTATE_API int32_t longstate_lti_step(const LTIStep* p, parallel_for pool) {
   const int64_t work = p->states * (p->kind == kDense ? p->states : 1);

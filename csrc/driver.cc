@@ -494,6 +494,49 @@ void linear_step(int64_t batch, int64_t inputs, int64_t outputs, bool full) {
   }
 }
 
+void gelu_map(int64_t rows, int64_t features, int64_t width, GateKind kind, bool full) {
+  const int64_t n = kind == kGLU || kind == kLinear ? width : features, maps = kind == kGLU ? 2 * n : n, parts = full ? 3 : 1;
+  std::vector<float> y = draw(rows * features, -4.f, 4.f), weight = draw(maps * features), bias = draw(full ? maps : 0);
+  const std::vector<float> grad_out = draw(rows * n);
+  auto activated = [&](double x) {
+    if (full) return x / (1 + std::exp(-1.5957691216057308 * (x + 0.044715 * x * x * x)));
+    return 0.5 * x * (1 + std::erf(x / std::sqrt(2.0)));
+  };
+  auto plain = [&]() {
+    std::vector<double> out(rows * n);
+    for (int64_t r = 0; r < rows; r++) {
+      std::vector<double> g(features);
+      for (int64_t k = 0; k < features; k++) g[k] = activated(y[r * features + k]);
+      const std::vector<double> h = map(weight, bias, g);
+      for (int64_t j = 0; j < n; j++) {
+        const double value = kind == kHalfGLU1 ? g[j] : kind == kHalfGLU2 ? y[r * features + j] : h[j];
+        out[r * n + j] = kind == kLinear ? value : value / (1 + std::exp(-h[kind == kGLU ? n + j : j]));
+      }
+    }
+    return out;
+  };
+  auto loss = [&]() { return sum_of(plain(), grad_out); };
+  std::vector<float> out = unwritten(rows * n), gate = unwritten(rows * n), grad_y = unwritten(y.size());
+  std::vector<float> grad_weight = unwritten(parts * weight.size()), grad_bias = unwritten(parts * bias.size());
+  GELUMap p{};
+  p.rows = rows, p.features = features, p.outputs = n, p.parts = parts, p.kind = kind, p.tanh = full;
+  p.y = y.data(), p.weight = weight.data(), p.bias = data(bias), p.out = out.data();
+  p.gate = kind == kLinear ? nullptr : gate.data();
+  p.grad_out = grad_out.data(), p.grad_y = grad_y.data(), p.grad_weight = grad_weight.data();
+  p.grad_bias = full ? grad_bias.data() : nullptr;
+  longstate_gelu_map(&p, nullptr);
+  longstate_gelu_map_backward(&p, nullptr);
+  compare("gelu_map out", out, plain());
+  auto over_parts = [&](const std::vector<float>& all) {
+    std::vector<float> sum(all.size() / parts);
+    for (size_t i = 0; i < all.size(); i++) sum[i % sum.size()] += all[i];
+    return sum;
+  };
+  compare_slope("gelu_map grad_y", y, grad_y, loss);
+  compare_slope("gelu_map grad_weight", weight, over_parts(grad_weight), loss);
+  if (full) compare_slope("gelu_map grad_bias", bias, over_parts(grad_bias), loss);
+}
+
 // Two branches after each other, or one bare layer.
 void mamba_steps(int64_t batch, int64_t width, int64_t E, int64_t N, int64_t taps, int64_t R, bool full) {
   const int64_t count = full ? 2 : 1, size = (taps - 1) * E;
@@ -946,6 +989,14 @@ int main() {
   for (const Size& size : {Size{3, 1, 1, 1, 1}, Size{3, 9, 5, 2, 2}, Size{2, 37, 19, 3, 1}})
     for (bool held : {false, true})
       for (bool full : {false, true}) varying_scan(size, held, full);
+  for (GateKind kind : {kGLU, kHalfGLU1, kHalfGLU2, kLinear})
+    for (bool full : {false, true}) {
+      gelu_map(1, 1, 1, kind, full);
+      gelu_map(5, 7, 3, kind, full);
+      gelu_map(101, 70, 35, kind, full);
+      gelu_map(299, 19, 9, kind, full);
+      gelu_map(2, 150, 40, kind, full);
+    }
   for (int64_t batch : {1, 3, 9})
     for (bool full : {false, true}) {
       linear_step(batch, 1, 1, full);

@@ -83,6 +83,23 @@ struct LTIFactors {
   double *grad_A, *grad_left, *grad_right, *grad_B, *grad_C, *grad_D;
 };
 
+// out = a gate over W gelu(y) + c, row by row; see gelu_map.cc.
+enum GateKind : int32_t { kGLU, kHalfGLU1, kHalfGLU2, kLinear };
+
+struct GELUMap {
+  int64_t rows, features, outputs, parts;
+  int32_t kind, tanh;    // GateKind; whether it is GELU's approximation by tanh
+  const float* y;        // (rows, features)
+  const float* weight;   // (outputs, features), for kGLU values and then gates: (2 outputs, features)
+  const float* bias;     // one for each row of the weight, or null
+  float* out;            // (rows, outputs)
+  float* gate;           // (rows, outputs), of the gated kinds: what multiplied the values; null: not to be kept
+  // Of the backward pass, which reads out and gate.
+  const float* grad_out;             // (rows, outputs)
+  float* grad_y;                     // (rows, features) or null
+  float *grad_weight, *grad_bias;    // (parts, ...) like weight and bias, or null: each sums its share of the rows
+};
+
 // x <- A x + B u, y = Re(C x) + D u; complex numbers as pairs re, im that count as two states.
 struct LTIStep {
   int64_t batch, features, channels, states;
@@ -282,6 +299,8 @@ LONGSTATE_API int32_t longstate_lti_scan(const LTIScan*, parallel_for);
 LONGSTATE_API int32_t longstate_lti_scan_backward(const LTIScan*, parallel_for);
 LONGSTATE_API int32_t longstate_lti_factors(const LTIFactors*, parallel_for);
 LONGSTATE_API int32_t longstate_lti_factors_backward(const LTIFactors*, parallel_for);
+LONGSTATE_API int32_t longstate_gelu_map(const GELUMap*, parallel_for);
+LONGSTATE_API int32_t longstate_gelu_map_backward(const GELUMap*, parallel_for);
 LONGSTATE_API int32_t longstate_lti_step(const LTIStep*, parallel_for);
 LONGSTATE_API int64_t longstate_varying_block();
 LONGSTATE_API int32_t longstate_varying_scan(const VaryingScan*, parallel_for);

@@ -140,7 +140,7 @@ def test_float32_over_many_rows_is_the_equation_in_float64(kind: str, features: 
     )
     single = tuple(part.detach().float().requires_grad_() for part in exact)
     expected = ops.gelu_map(*exact, kind=kind, backend="reference")
-    found = ops.gelu_map(*single, kind=kind)
+    found = ops.gelu_map(*single, kind=kind, backend="torch")
     for a, b in ((found, expected), *zip(slopes(found, single), slopes(expected, exact), strict=True)):
         assert (a.double() - b).abs().max() <= 2e-6 * b.abs().max()
 
@@ -188,13 +188,13 @@ def test_under_autocast_it_computes_in_its_own_type() -> None:
 
 def test_explain() -> None:
     y, weight, bias = draw("glu", 4, dtype=torch.float32)
-    assert ops.explain("gelu_map", y, weight, bias, "glu", "none") == [("torch", None), ("reference", None)]
+    assert ops.explain("gelu_map", y, weight, bias, "glu", "none")[1:] == [("torch", None), ("reference", None)]
     half = (y.bfloat16(), weight.bfloat16(), bias.bfloat16())
-    assert ops.explain("gelu_map", *half, "glu", "none")[0][1] == "computes in float32 or in float64, got bfloat16"
+    assert ops.explain("gelu_map", *half, "glu", "none")[1][1] == "computes in float32 or in float64, got bfloat16"
     assert ops.gelu_map(*half).dtype is torch.bfloat16
     text = "computes in float32 or in float64, got float32, float64"
-    assert ops.explain("gelu_map", y.double(), weight, bias, "glu", "none")[0][1] == text
-    assert ops.explain("gelu_map", y.to("meta"), weight, None, "glu", "none")[0][1] == (
+    assert ops.explain("gelu_map", y.double(), weight, bias, "glu", "none")[1][1] == text
+    assert ops.explain("gelu_map", y.to("meta"), weight, None, "glu", "none")[1][1] == (
         "takes pieces for the caches of a cpu, got meta"
     )
 

@@ -67,6 +67,7 @@ def test_driver_under_sanitizers(machine: tuple[str, ...], tmp_path: Path) -> No
                 *("void normalise", "void activate", "void gate"),
             ],
         ),
+        ("gelu_map.cc", ["void activate", "void activate_with_slope", "void gate", "void gate_back"]),
         ("linear_scan.cc", ["void spread", "void advance", "void retreat"]),
         ("ssd.cc", ["void within", "float gather_terms"]),
         ("products.h", ["inline void scale", "inline void scale_by", "inline void add_to", "inline float dot"]),
@@ -93,7 +94,7 @@ def test_hot_loops_are_vectorised(file: str, functions: list[str], tmp_path: Pat
 
 
 @needs_fma
-@pytest.mark.parametrize(("file", "count"), [("lti_scan.cc", 5), ("ssd.cc", 2)])
+@pytest.mark.parametrize(("file", "count"), [("lti_scan.cc", 5), ("ssd.cc", 2), ("gelu_map.cc", 2)])
 def test_products_keep_their_sums_in_registers(file: str, count: int, tmp_path: Path) -> None:
     target = tmp_path / "kernel.s"
     compile_with("-O3", "-mavx2", "-mfma", "-DISA=base", "-S", SOURCES / file, "-o", target)

@@ -60,6 +60,17 @@ class LTIFactors(ctypes.Structure):
     )
 
 
+class GELUMap(ctypes.Structure):
+    """`GELUMap` of longstate.h, field by field."""
+
+    _fields_ = (
+        *((name, _INT) for name in ("rows", "features", "outputs", "parts")),
+        *((name, ctypes.c_int32) for name in ("kind", "tanh")),
+        *((name, _POINTER) for name in ("y", "weight", "bias", "out", "gate")),
+        *((name, _POINTER) for name in ("grad_out", "grad_y", "grad_weight", "grad_bias")),
+    )
+
+
 class LTIStep(ctypes.Structure):
     """`LTIStep` of longstate.h, field by field."""
 
@@ -208,6 +219,8 @@ _FUNCTIONS = {
     "longstate_lti_scan_backward": (ctypes.c_int32, (ctypes.POINTER(LTIScan), _POINTER)),
     "longstate_lti_factors": (ctypes.c_int32, (ctypes.POINTER(LTIFactors), _POINTER)),
     "longstate_lti_factors_backward": (ctypes.c_int32, (ctypes.POINTER(LTIFactors), _POINTER)),
+    "longstate_gelu_map": (ctypes.c_int32, (ctypes.POINTER(GELUMap), _POINTER)),
+    "longstate_gelu_map_backward": (ctypes.c_int32, (ctypes.POINTER(GELUMap), _POINTER)),
     "longstate_causal_conv1d": (ctypes.c_int32, (ctypes.POINTER(CausalConv1d), _POINTER)),
     "longstate_causal_conv1d_backward": (ctypes.c_int32, (ctypes.POINTER(CausalConv1d), _POINTER)),
     "longstate_ssd_tiles": (_INT, (_INT, _INT)),

@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from longstate._checks import InputError, check_choice
-from longstate.ops import _dispatch
+from longstate.ops import _dispatch, gelu_map_native
+from longstate.ops.gelu_map_native import KINDS
 
-KINDS = ("glu", "half_glu1", "half_glu2", "linear")
 _GELUS = ("none", "tanh")
 
 _ELEMENTS, _LEAST, _MOST = 1 << 18, 512, 4096
@@ -51,7 +51,8 @@ def gelu_map(
         bias: c, as long as `weight`, or None.
         kind: One of the four names.
         approximate: "none" for the exact GELU, "tanh" for the approximation that JAX uses.
-        backend: "torch" (by pieces of rows), "reference" (one operation after the other), or "auto".
+        backend: "native" (compiled, float32 on a CPU), "torch" (by pieces of rows), "reference" (one operation after
+            the other), or "auto".
 
     Returns:
         (..., outputs), in the type of `y`. A gated result is kept for the backward pass, as that of `torch.sigmoid`
@@ -95,17 +96,26 @@ def why_not(y: Tensor, weight: Tensor, bias: Tensor | None, kind: str, approxima
 
 
 class _Form(NamedTuple):
-    """What is not a tensor, and whether a backward pass will ask for the gates."""
+    """What is not a tensor, whether a backward pass will ask for the gates, and whether the kernel does it."""
 
     kind: str
     approximate: str
     keep: bool
+    native: bool
+
+
+def _gelu_map_native(y: Tensor, weight: Tensor, bias: Tensor | None, kind: str, approximate: str) -> Tensor:
+    return _gelu_map(y, weight, bias, kind, approximate, native=True)
 
 
 def _gelu_map_torch(y: Tensor, weight: Tensor, bias: Tensor | None, kind: str, approximate: str) -> Tensor:
+    return _gelu_map(y, weight, bias, kind, approximate, native=False)
+
+
+def _gelu_map(y: Tensor, weight: Tensor, bias: Tensor | None, kind: str, approximate: str, *, native: bool) -> Tensor:
     keep = torch.is_grad_enabled() and any(part is not None and part.requires_grad for part in (y, weight, bias))
     rows = y.reshape(-1, y.shape[-1])
-    out, _ = _GELUMap.apply(rows, weight, bias, _Form(kind, approximate, keep))
+    out, _ = _GELUMap.apply(rows, weight, bias, _Form(kind, approximate, keep, native))
     return out.view(*y.shape[:-1], out.shape[-1])
 
 
@@ -133,8 +143,9 @@ class _GELUMap(torch.autograd.Function):
         if grad is None:
             return None, None, None, None
         with _dispatch.without_autocast(y.device):
-            if torch.is_grad_enabled() or (gate is None and form.kind != "linear"):
-                # These derivatives may be differentiated themselves: by the equations, whose derivatives torch knows.
+            transformed = torch.is_grad_enabled() or torch._C._are_functorch_transforms_active()
+            if transformed or (gate is None and form.kind != "linear"):
+                # These derivatives may be differentiated or mapped themselves: by the equations, as torch knows them.
                 run, given = _as_function(y, weight, bias, form)
                 slopes = torch.func.vjp(run, *given)[1](grad)
                 return *slopes, *(None,) * (4 - len(slopes))
@@ -203,6 +214,8 @@ def _pieces(y: Tensor) -> tuple[list[slice], int]:
 
 def _outputs(y: Tensor, weight: Tensor, bias: Tensor | None, form: _Form) -> tuple[Tensor, Tensor | None]:
     """The outputs, and the gates if they are to be kept."""
+    if form.native:
+        return gelu_map_native.outputs(y, weight, bias, form.kind, form.approximate, form.keep)
     pieces, count = _pieces(y)
     gated = form.kind != "linear"
     width = len(weight) // 2 if form.kind == "glu" else len(weight)
@@ -242,6 +255,8 @@ def _gradients(
     needed: tuple[bool, ...],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """The derivatives by y, the weight and the bias."""
+    if form.native:
+        return gelu_map_native.gradients(grad, y, weight, bias, out, gates, form.kind, form.approximate, needed)
     pieces, count = _pieces(y)
     grad_y = torch.empty_like(y) if needed[0] else None
     grad_weight = torch.zeros_like(weight) if needed[1] else None
@@ -303,6 +318,7 @@ def _check(y: Tensor, weight: Tensor, bias: Tensor | None, kind: str, approximat
 
 _dispatch.register(
     "gelu_map",
+    _dispatch.Backend("native", _gelu_map_native, gelu_map_native.why_not),
     _dispatch.Backend("torch", _gelu_map_torch, why_not),
     _dispatch.Backend("reference", gelu_map_reference, _dispatch.always),
 )
