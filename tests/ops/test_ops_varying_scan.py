@@ -1,9 +1,7 @@
 """Diagonal systems under steps that vary: the chunked scan against the loop in value, gradient and final state."""
 
 import importlib
-import weakref
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
@@ -11,10 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from systems import random_system
 from torch import Tensor
-from torch.utils import _pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from longstate import InputError, ops
+from peak import Peak
 
 KINDS = ["complex", "real"]
 module = importlib.import_module("longstate.ops.varying_scan")  # the name in `ops` is the function
@@ -123,30 +120,6 @@ def test_a_constant_rate_is_a_time_invariant_system(kind: str) -> None:
     expected, expected_final = ops.lti_scan(u, fixed, state)
     assert close(y, expected)
     assert close(final, expected_final)
-
-
-class Peak(TorchDispatchMode):
-    """Bytes of the tensors that live at once."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = self.most = 0
-        self.known: set[int] = set()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        for leaf in _pytree.tree_leaves(result):
-            if isinstance(leaf, Tensor) and leaf.untyped_storage()._cdata not in self.known:
-                storage = leaf.untyped_storage()
-                self.known.add(storage._cdata)
-                self.now += storage.nbytes()
-                self.most = max(self.most, self.now)
-                weakref.finalize(storage, self._gone, storage._cdata, storage.nbytes())
-        return result
-
-    def _gone(self, key: int, size: int) -> None:
-        self.known.discard(key)
-        self.now -= size
 
 
 def test_states_are_never_held_for_the_whole_length(monkeypatch: pytest.MonkeyPatch) -> None:

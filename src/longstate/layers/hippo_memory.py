@@ -16,8 +16,10 @@ from longstate._checks import (
     valid_steps,
 )
 from longstate.layers.base import CausalLayer, recurrent_dtype, register_state
+from longstate.layers.pieces import by_pieces
 
 _BLOCK = 32
+_COPIES = 6
 _DOUBLINGS = 20
 _MOST_GROWTH = 100.0
 
@@ -28,6 +30,13 @@ class HippoState(NamedTuple):
 
     x: Tensor
     steps: Tensor
+
+
+class _Running(NamedTuple):
+    """What a piece hands on: x in the type that it is computed in, and the clock of the rows."""
+
+    x: Tensor
+    clock: Tensor
 
 
 class HippoMemory(CausalLayer[HippoState]):
@@ -186,10 +195,22 @@ class HippoMemory(CausalLayer[HippoState]):
         speed: float,
     ) -> tuple[Tensor, Tensor]:
         """Outputs (batch, length, d_model * order) and the coefficients after them."""
-        size = max(1, min(_BLOCK, x.shape[1]))
-        blocks = self._blocks(size, torch.promote_types(recurrent_dtype(x.dtype), before.dtype), speed)
-        y, after = ops.memory_scan(x, before, clock, blocks, size, lengths=lengths, starts=starts)
-        return y.flatten(2), after
+        dtype = torch.promote_types(recurrent_dtype(x.dtype), before.dtype)
+
+        def piece(
+            x: Tensor, state: _Running, lengths: Tensor | None, rate: object, starts: Tensor | None
+        ) -> tuple[Tensor, _Running]:
+            before, clock = state
+            size = max(1, min(_BLOCK, x.shape[1]))
+            blocks = self._blocks(size, dtype, speed)
+            y, after = ops.memory_scan(x, before, clock, blocks, size, lengths=lengths, starts=starts)
+            # Rows that have ended count on beside the others: with a clock of their own they would want matrices too.
+            clock = clock + x.shape[1] if starts is None else _seen(clock.expand(len(x)), x, None, starts)
+            return y.flatten(2), _Running(after, clock)
+
+        width = _COPIES * self.d_output
+        y, after = by_pieces(piece, x, _Running(before.to(dtype), clock), lengths, 1.0, starts, width=width)
+        return y, after.x.to(before.dtype)
 
     def _blocks(self, size: int, dtype: torch.dtype, speed: float) -> theory.Blocks:
         device = self._like.device

@@ -18,11 +18,13 @@ from longstate._checks import (
     check_rate,
     check_rate_alone,
     check_sequence,
+    check_starts,
     zero_padding,
 )
 from longstate.layers.base import CausalLayer, OptimizerRule, recurrent_dtype, register_state
 from longstate.layers.mamba import NO_DECAY
 from longstate.layers.norm import GatedRMSNorm
+from longstate.layers.pieces import by_pieces
 from longstate.layers.selective_branch import inverse_softplus, is_plain
 
 GATES = ("gate_first", "norm_first", "none")
@@ -230,7 +232,18 @@ class Mamba2(CausalLayer[Mamba2State]):
     ) -> tuple[Tensor, Mamba2State]:
         check_sequence(x, self.d_model)
         check_lengths(lengths, x)
+        check_starts(starts, x)
         rate = check_rate(rate, x, lengths)
+        return by_pieces(self._piece, x, state, lengths, rate, starts, width=sum(self.splits))
+
+    def _piece(
+        self,
+        x: Tensor,
+        state: Mamba2State | None,
+        lengths: Tensor | None,
+        rate: float | Tensor,
+        starts: Tensor | None,
+    ) -> tuple[Tensor, Mamba2State]:
         z0, x0, z, inner, dt = self.in_proj(zero_padding(x, lengths)).split(self.splits, dim=-1)
         inner, conv = ops.causal_conv1d(
             inner,

@@ -24,6 +24,7 @@ from longstate._checks import (
 from longstate.layers.base import CausalLayer, OptimizerRule, recurrent_dtype, register_state
 from longstate.layers.mamba import NO_DECAY
 from longstate.layers.norm import RMSNorm
+from longstate.layers.pieces import by_pieces
 from longstate.layers.selective_branch import inverse_softplus
 from longstate.layers.turns import PAIRS, rotate_pairs, running_turns
 
@@ -180,6 +181,18 @@ class Mamba3(CausalLayer[Mamba3State]):
         check_lengths(lengths, x)
         check_starts(starts, x)
         rate = check_rate(rate, x, lengths)
+        heads, rank, d_state = self.B_bias.shape
+        width = sum(self.splits) + 2 * heads * rank * d_state
+        return by_pieces(self._piece, x, state, lengths, rate, starts, width=width)
+
+    def _piece(
+        self,
+        x: Tensor,
+        state: Mamba3State,
+        lengths: Tensor | None,
+        rate: float | Tensor,
+        starts: Tensor | None,
+    ) -> tuple[Tensor, Mamba3State]:
         z, x, k, q, log_decay, now, before, turn = self._prepare(zero_padding(x, lengths), rate, state.ssm.dtype)
         if lengths is not None:
             # With Δ = 0 the state, and the angle, stand still.
@@ -192,7 +205,7 @@ class Mamba3(CausalLayer[Mamba3State]):
         scan_state = ops.TrapezoidalState(state.ssm, state.k, self._values(state.x))
         v = self._values(x)
         y, new = ops.trapezoidal_scan(v, k, q, log_decay, now, before, scan_state, lengths=lengths, starts=starts)
-        last = turns[:, -1] if x.shape[1] else state.turns
+        last = turns[:, -1].clone() if x.shape[1] else state.turns
         out = self._out(y, v, z)
         return out, Mamba3State(last, new.S, new.k, _last_valid(x, state.x, lengths))
 
@@ -267,10 +280,10 @@ class Mamba3(CausalLayer[Mamba3State]):
 
 
 def _last_valid(x: Tensor, before: Tensor, lengths: Tensor | None) -> Tensor:
-    """The last valid element of x (batch, length, ...) in each row, or `before` in a row without one."""
+    """A copy of the last valid element of x (batch, length, ...) in each row, or `before` in a row without one."""
     if x.shape[1] == 0:
         return before
     if lengths is None:
-        return x[:, -1]
+        return x[:, -1].clone()
     last = x[torch.arange(len(x), device=x.device), (lengths.to(torch.int64) - 1).clamp(min=0)]
     return torch.where((lengths > 0)[:, None, None], last, before)

@@ -114,8 +114,8 @@ def _scan(
     dtype = torch.promote_types(torch.promote_types(u.dtype, torch.float32), state.dtype)
     channels, x = zero_padding(u, lengths).mT.to(dtype), state.to(dtype)
     y = _by_clock(channels, x, first, blocks, size).transpose(1, 2)
-    if lengths is None:
-        return y.to(u.dtype), y[:, -1].to(state.dtype)
+    if lengths is None:  # a copy: a view would keep the whole sequence as long as the state lives
+        return y.to(u.dtype), y[:, -1].to(state.dtype, copy=True)
     last = (lengths - 1).clamp(min=0).to(torch.int64)
     after = torch.where((lengths > 0)[:, None, None], y[torch.arange(batch, device=u.device), last], x)
     return y.to(u.dtype), after.to(state.dtype)

@@ -216,8 +216,8 @@ def _as_one_scan(
     y, S = core(X, decays, keys, queries, S, begun, rank=R)
     y = y.unflatten(1, (length, R)).transpose(2, 3)
     y = y - again[..., None, None] * ((q @ k.mT) @ v)
-    if lengths is None:
-        return y, TrapezoidalState(S, k[:, -1], v[:, -1])
+    if lengths is None:  # copies: a view would keep the whole sequence as long as the state lives
+        return y, TrapezoidalState(S, k[:, -1].clone(), v[:, -1].clone())
     last = (lengths.to(torch.int64) - 1).clamp(min=0)
     rows, some = torch.arange(batch, device=v.device), (lengths > 0)[:, None, None, None]
     return y, TrapezoidalState(S, torch.where(some, k[rows, last], state.k), torch.where(some, v[rows, last], state.v))
