@@ -12,6 +12,7 @@ typedef void (*selective_fn)(const SelectiveScan*, int64_t, int64_t);
 typedef void (*lti_fn)(const LTIScan*, int64_t, int64_t);
 typedef void (*lti_factors_fn)(const LTIFactors*, int64_t, int64_t);
 typedef void (*gelu_map_fn)(const GELUMap*, int64_t, int64_t);
+typedef void (*dropout_fn)(const Dropout*, int64_t, int64_t);
 typedef void (*lti_step_fn)(const LTIStep*, int64_t, int64_t);
 typedef void (*linear_fn)(const LinearScan*, int64_t, int64_t);
 typedef void (*varying_fn)(const VaryingScan*, int64_t, int64_t);
@@ -37,6 +38,8 @@ typedef void (*ssd_fn)(const SSD*, int64_t, int64_t);
   int64_t longstate_gelu_map_rows_##isa();                                              \
   void longstate_gelu_map_forward_##isa(const GELUMap*, int64_t, int64_t);              \
   void longstate_gelu_map_backward_##isa(const GELUMap*, int64_t, int64_t);             \
+  int64_t longstate_dropout_task_##isa();                                               \
+  void longstate_dropout_##isa(const Dropout*, int64_t, int64_t);                       \
   void longstate_lti_step_##isa(const LTIStep*, int64_t, int64_t);                      \
   int64_t longstate_varying_block_##isa();                                              \
   void longstate_varying_forward_##isa(const VaryingScan*, int64_t, int64_t);           \
@@ -78,6 +81,8 @@ struct Kernels {
   lti_factors_fn lti_factors_forward, lti_factors_backward;
   count_fn gelu_map_rows;
   gelu_map_fn gelu_map_forward, gelu_map_backward;
+  count_fn dropout_task;
+  dropout_fn dropout;
   lti_step_fn lti_step;
   count_fn varying_block;
   varying_fn varying_forward, varying_backward;
@@ -100,7 +105,7 @@ struct Kernels {
         longstate_lti_forward_##isa, longstate_lti_backward_##isa, longstate_doubles_##isa,                      \
         longstate_lti_factors_forward_##isa, longstate_lti_factors_backward_##isa,                              \
         longstate_gelu_map_rows_##isa, longstate_gelu_map_forward_##isa, longstate_gelu_map_backward_##isa,      \
-        longstate_lti_step_##isa,                                                                               \
+        longstate_dropout_task_##isa, longstate_dropout_##isa, longstate_lti_step_##isa,                        \
         longstate_varying_block_##isa, longstate_varying_forward_##isa, longstate_varying_backward_##isa,        \
         longstate_linear_tile_##isa, longstate_linear_forward_##isa, longstate_linear_backward_##isa,           \
         longstate_lti_stack_##isa,                                                                              \
@@ -181,6 +186,7 @@ RANGE(lti_factors_range, lti_factors_forward, LTIFactors)
 RANGE(lti_factors_back_range, lti_factors_backward, LTIFactors)
 RANGE(gelu_map_range, gelu_map_forward, GELUMap)
 RANGE(gelu_map_back_range, gelu_map_backward, GELUMap)
+RANGE(dropout_range, dropout, Dropout)
 RANGE(lti_step_range, lti_step, LTIStep)
 RANGE(varying_range, varying_forward, VaryingScan)
 RANGE(varying_back_range, varying_backward, VaryingScan)
@@ -285,6 +291,10 @@ LONGSTATE_API int32_t longstate_gelu_map(const GELUMap* p, parallel_for pool) {
 }
 LONGSTATE_API int32_t longstate_gelu_map_backward(const GELUMap* p, parallel_for pool) {
   return over_tasks(p->parts, p, gelu_map_back_range, pool);
+}
+LONGSTATE_API int32_t longstate_dropout(const Dropout* p, parallel_for pool) {
+  const int64_t task = kernels().dropout_task();
+  return over_tasks((p->count + task - 1) / task, p, dropout_range, pool);
 }
 LONGSTATE_API int32_t longstate_lti_step(const LTIStep* p, parallel_for pool) {
   const int64_t work = p->states * (p->kind == kDense ? p->states : 1);

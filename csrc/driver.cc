@@ -537,6 +537,20 @@ void gelu_map(int64_t rows, int64_t features, int64_t width, GateKind kind, bool
   if (full) compare_slope("gelu_map grad_bias", bias, over_parts(grad_bias), loss);
 }
 
+void dropout(int64_t count, uint32_t threshold) {
+  const std::vector<float> x = draw(count, 1.f, 2.f);
+  std::vector<float> y = unwritten(count);
+  const Dropout p{count, 1234567890123456789u, threshold, 3.f, x.data(), y.data()};
+  longstate_dropout(&p, nullptr);
+  double dropped = 0;
+  for (int64_t i = 0; i < count; i++) {
+    dropped += y[i] == 0.f;
+    if (y[i] != 0.f) expect("dropout y", y[i], 3.f * x[i], 1);
+  }
+  const double share = threshold / 65536.0;
+  expect("dropout share", dropped, share * count, 1e4 * 5 * std::sqrt(share * (1 - share) * count));
+}
+
 // Two branches after each other, or one bare layer.
 void mamba_steps(int64_t batch, int64_t width, int64_t E, int64_t N, int64_t taps, int64_t R, bool full) {
   const int64_t count = full ? 2 : 1, size = (taps - 1) * E;
@@ -989,6 +1003,8 @@ int main() {
   for (const Size& size : {Size{3, 1, 1, 1, 1}, Size{3, 9, 5, 2, 2}, Size{2, 37, 19, 3, 1}})
     for (bool held : {false, true})
       for (bool full : {false, true}) varying_scan(size, held, full);
+  for (int64_t count : {1, 127, 16384, 100001})
+    for (uint32_t threshold : {0, 6554, 32768, 65536}) dropout(count, threshold);
   for (GateKind kind : {kGLU, kHalfGLU1, kHalfGLU2, kLinear})
     for (bool full : {false, true}) {
       gelu_map(1, 1, 1, kind, full);

@@ -100,6 +100,16 @@ struct GELUMap {
   float *grad_weight, *grad_bias;    // (parts, ...) like weight and bias, or null: each sums its share of the rows
 };
 
+// y_i = x_i scale, or x_i 0 where the 16 bits that belong to i are below the threshold; see dropout.cc.
+struct Dropout {
+  int64_t count;
+  uint64_t seed;
+  uint32_t threshold;
+  float scale;
+  const float* x;
+  float* y;
+};
+
 // x <- A x + B u, y = Re(C x) + D u; complex numbers as pairs re, im that count as two states.
 struct LTIStep {
   int64_t batch, features, channels, states;
@@ -301,6 +311,7 @@ LONGSTATE_API int32_t longstate_lti_factors(const LTIFactors*, parallel_for);
 LONGSTATE_API int32_t longstate_lti_factors_backward(const LTIFactors*, parallel_for);
 LONGSTATE_API int32_t longstate_gelu_map(const GELUMap*, parallel_for);
 LONGSTATE_API int32_t longstate_gelu_map_backward(const GELUMap*, parallel_for);
+LONGSTATE_API int32_t longstate_dropout(const Dropout*, parallel_for);
 LONGSTATE_API int32_t longstate_lti_step(const LTIStep*, parallel_for);
 LONGSTATE_API int64_t longstate_varying_block();
 LONGSTATE_API int32_t longstate_varying_scan(const VaryingScan*, parallel_for);

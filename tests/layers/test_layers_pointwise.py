@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from longstate import S4D, ops
-from longstate.layers import build_output
+from longstate.layers import Dropout, build_output
 
 MAPPED = ("glu", "linear", "full_glu", "half_glu1", "half_glu2")
 
@@ -67,7 +67,7 @@ def test_dropout_drops_as_modules_do(kind: str) -> None:
     found = module(y)
     torch.manual_seed(1)
     dropped = F.gelu(y, approximate="none" if kind in ("glu", "linear") else "tanh")
-    h = F.linear(F.dropout(dropped, 0.5), *module.parameters())
+    h = F.linear(Dropout(0.5)(dropped), *module.parameters())
     if kind == "linear":
         torch.testing.assert_close(found, h)
     elif kind.endswith("full_glu") or kind == "glu":

@@ -13,6 +13,7 @@ from longstate.layers.bidirectional_mamba import BidirectionalMamba as Bidirecti
 from longstate.layers.bidirectional_s5 import BidirectionalS5 as BidirectionalS5
 from longstate.layers.block_state import BlockState as BlockState
 from longstate.layers.block_state import BlockStateTransformer as BlockStateTransformer
+from longstate.layers.dropout import Dropout as Dropout
 from longstate.layers.dss import DSS as DSS
 from longstate.layers.ema import EMA as EMA
 from longstate.layers.feed_forward import FeedForward as FeedForward

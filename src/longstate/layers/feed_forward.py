@@ -4,6 +4,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from longstate._checks import check_choice, check_positive
+from longstate.layers.dropout import Dropout
 from longstate.layers.elementwise import ElementwiseLayer
 
 ACTIVATIONS = ("gelu", "swiglu", "relu2")
@@ -51,7 +52,7 @@ class FeedForward(ElementwiseLayer):
         self.d_model = d_model
         self.activation = activation
         self.in_proj = nn.Linear(d_model, 2 * d_inner if activation == "swiglu" else d_inner, bias=bias)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.out_proj = nn.Linear(d_inner, d_model, bias=bias)
 
     def map_elements(self, x: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from longstate._checks import (
     zero_padding,
 )
 from longstate.layers.base import SLOW, CausalLayer, OptimizerRule, register_state
+from longstate.layers.dropout import Dropout
 from longstate.layers.lti import as_parameter
 
 
@@ -135,7 +136,7 @@ class Hyena(CausalLayer[HyenaState]):
         ends = math.log(target) / slow_decay, math.log(target) / fast_decay
         deltas = torch.linspace(*ends, (order - 1) * d_model, dtype=torch.float64)
         self.register_buffer("deltas", as_parameter(deltas))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.out_proj = nn.Linear(d_model, d_model)
 
     def filters(self, length: int | None = None) -> Tensor:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as all_modules
 from torch.utils import _pytree
 
+from longstate.layers.dropout import Dropout
 from longstate.layers.lti import LTILayer, LTIState
 from longstate.layers.norm import LayerNorm, RMSNorm
 from longstate.layers.pointwise import GatedOutput, LinearOutput
@@ -117,7 +118,7 @@ def _output(output: nn.Module) -> tuple[str, nn.Linear | None, bool] | str:
         return _gelu(output.approximate), output.linear, True
     if [type(part) for part in parts] == [nn.Identity]:
         return "none", None, False
-    if [type(part) for part in parts[:2]] == [nn.GELU, nn.Dropout] and all(type(p) is nn.Linear for p in parts[2:]):
+    if [type(part) for part in parts[:2]] == [nn.GELU, Dropout] and all(type(p) is nn.Linear for p in parts[2:]):
         return _gelu(cast(nn.GELU, parts[0]).approximate), cast(nn.Linear | None, (*parts[2:], None)[0]), False
     return "knows the outputs 'glu', 'full_glu', 'linear', 'gelu' and 'none'"
 

@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from longstate import ops
 from longstate._checks import InputError, check_choice
+from longstate.layers.dropout import Dropout
 
 OUTPUTS = ("glu", "linear", "none", "full_glu", "half_glu1", "half_glu2", "gelu")
 
@@ -58,11 +59,11 @@ def build_output(kind: str, d_inner: int, d_model: int, dropout: float) -> nn.Mo
     if kind in ("glu", "full_glu"):
         return GatedOutput(d_inner, d_model, dropout, approximate="none" if kind == "glu" else "tanh")
     if kind == "linear":
-        return LinearOutput(nn.GELU(), nn.Dropout(dropout), nn.Linear(d_inner, d_model))
+        return LinearOutput(nn.GELU(), Dropout(dropout), nn.Linear(d_inner, d_model))
     if kind in ("half_glu1", "half_glu2"):
         return HalfGatedOutput(d_model, dropout, activate_value=kind == "half_glu1")
     if kind == "gelu":
-        return nn.Sequential(nn.GELU(approximate="tanh"), nn.Dropout(dropout))
+        return nn.Sequential(nn.GELU(approximate="tanh"), Dropout(dropout))
     return nn.Identity()
 
 
@@ -98,7 +99,7 @@ class GatedOutput(nn.Module):
     def __init__(self, d_inner: int, d_model: int, dropout: float = 0.0, *, approximate: str = "none") -> None:
         super().__init__()
         self.approximate = approximate
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.linear = nn.Linear(d_inner, 2 * d_model)
 
     def forward(self, y: Tensor) -> Tensor:
@@ -131,7 +132,7 @@ class HalfGatedOutput(nn.Module):
     def __init__(self, d_model: int, dropout: float = 0.0, *, activate_value: bool) -> None:
         super().__init__()
         self.activate_value = activate_value
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.linear = nn.Linear(d_model, d_model)
 
     def forward(self, y: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from longstate._checks import check_lengths, check_sequence, zero_padding
 from longstate.layers.base import CausalLayer, SequenceLayer
+from longstate.layers.dropout import Dropout
 from longstate.layers.norm import build_norm
 
 State = TypeVar("State")
@@ -47,7 +48,7 @@ class Residual(CausalLayer[State], Generic[State]):
         self.d_model = layer.d_model
         self.norm = build_norm(norm, layer.d_model, eps=norm_eps)
         self.layer = layer
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.float32 = float32
         self.scale = scale
 
@@ -129,7 +130,7 @@ class BidirectionalResidual(SequenceLayer):
         self.d_model = layer.d_model
         self.norm = build_norm(norm, layer.d_model, eps=norm_eps)
         self.layer = layer
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.float32 = float32
         self.scale = scale
 

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from longstate import ops
 from longstate._checks import InputError, check_axis_rates, check_choice, check_grid, check_positive
 from longstate.layers.base import GridLayer, OptimizerRule, recurrent_dtype
+from longstate.layers.dropout import Dropout
 from longstate.layers.mamba import NO_DECAY
 from longstate.layers.norm import LayerNorm
 from longstate.layers.selective_branch import inverse_softplus
@@ -108,7 +109,7 @@ class SelectiveScan2d(GridLayer):
         self.D = nn.Parameter(torch.ones(_DIRECTIONS, d_inner))
         self.norm = LayerNorm(d_inner) if norm == "layer" else nn.Identity()
         self.out_proj = nn.Linear(d_inner, d_model, bias=bias)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, *, rate: float | Sequence[float] | None = None) -> Tensor:
         """The whole image, in all four directions."""

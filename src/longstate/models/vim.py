@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from longstate._checks import InputError
 from longstate.layers import BidirectionalMamba
+from longstate.layers.dropout import Dropout
 from longstate.layers.norm import build_norm
 from longstate.models.build_layer import arguments
 from longstate.models.image_config import VimConfig
@@ -52,7 +53,7 @@ class VimBody(nn.Module):
         for learned in (self.token, self.positions):
             if learned is not None:
                 nn.init.trunc_normal_(learned, std=0.02)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(_Block(config, rate) for rate in drop_rates(config.drop_path, config.n_layers))
         self.norm = build_norm(config.norm, self.d_model, eps=config.norm_eps)
 

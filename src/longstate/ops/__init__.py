@@ -9,6 +9,7 @@ from longstate.ops.causal_conv1d import causal_conv1d as causal_conv1d
 from longstate.ops.causal_conv1d import causal_conv1d_step as causal_conv1d_step
 from longstate.ops.cross_scan import cross_merge as cross_merge
 from longstate.ops.cross_scan import cross_scan as cross_scan
+from longstate.ops.dropout import dropout as dropout
 from longstate.ops.fft_conv import fft_conv as fft_conv
 from longstate.ops.fft_conv_nd import fft_conv_nd as fft_conv_nd
 from longstate.ops.gelu_map import gelu_map as gelu_map

@@ -60,6 +60,18 @@ class LTIFactors(ctypes.Structure):
     )
 
 
+class Dropout(ctypes.Structure):
+    """`Dropout` of longstate.h, field by field."""
+
+    _fields_ = (
+        ("count", _INT),
+        ("seed", ctypes.c_uint64),
+        ("threshold", ctypes.c_uint32),
+        ("scale", ctypes.c_float),
+        *((name, _POINTER) for name in ("x", "y")),
+    )
+
+
 class GELUMap(ctypes.Structure):
     """`GELUMap` of longstate.h, field by field."""
 
@@ -219,6 +231,7 @@ _FUNCTIONS = {
     "longstate_lti_scan_backward": (ctypes.c_int32, (ctypes.POINTER(LTIScan), _POINTER)),
     "longstate_lti_factors": (ctypes.c_int32, (ctypes.POINTER(LTIFactors), _POINTER)),
     "longstate_lti_factors_backward": (ctypes.c_int32, (ctypes.POINTER(LTIFactors), _POINTER)),
+    "longstate_dropout": (ctypes.c_int32, (ctypes.POINTER(Dropout), _POINTER)),
     "longstate_gelu_map": (ctypes.c_int32, (ctypes.POINTER(GELUMap), _POINTER)),
     "longstate_gelu_map_backward": (ctypes.c_int32, (ctypes.POINTER(GELUMap), _POINTER)),
     "longstate_causal_conv1d": (ctypes.c_int32, (ctypes.POINTER(CausalConv1d), _POINTER)),
