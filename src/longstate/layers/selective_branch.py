@@ -72,13 +72,13 @@ class SelectiveBranch(nn.Module):
         check_choice(inner_norm, INNER_NORMS, name="inner_norm")
         self.splits = (dt_rank, d_state, d_state)
         bound = d_conv**-0.5
-        self.conv_weight = nn.Parameter((torch.rand(d_inner, d_conv) * 2 - 1) * bound)
-        self.conv_bias = nn.Parameter((torch.rand(d_inner) * 2 - 1) * bound) if conv_bias else None
+        self.conv_weight = nn.Parameter(torch.empty(d_inner, d_conv).uniform_(-bound, bound))
+        self.conv_bias = nn.Parameter(torch.empty(d_inner).uniform_(-bound, bound)) if conv_bias else None
         self.x_proj = nn.Linear(d_inner, sum(self.splits), bias=False)
         self.dt_proj = nn.Linear(dt_rank, d_inner, bias=False)
         nn.init.uniform_(self.dt_proj.weight, -(dt_rank**-0.5), dt_rank**-0.5)
         self.dt_bias = nn.Parameter(inverse_softplus(d_inner, dt_min, dt_max))
-        self.A_log = nn.Parameter(torch.arange(1.0, d_state + 1).log().repeat(d_inner, 1))
+        self.A_log = nn.Parameter(torch.linspace(1, d_state, d_state).log().repeat(d_inner, 1))
         self.D = nn.Parameter(torch.ones(d_inner))
         self.norms = None
         if inner_norm != "none":
@@ -208,6 +208,7 @@ def inverse_softplus(size: int, dt_min: float, dt_max: float) -> Tensor:
         raise InputError(
             f"`dt_min` is {dt_min} and `dt_max` {dt_max}, but 0 < dt_min <= dt_max is needed; 0.001 and 0.1 are usual."
         )
-    log_dt = math.log(dt_min) + torch.rand(size) * (math.log(dt_max) - math.log(dt_min))
-    dt = log_dt.exp().clamp(min=1e-4)
+    # Of operations that are cheap on the meta device too, where a model is made that will be loaded.
+    log_dt = torch.empty(size).uniform_(math.log(dt_min), math.log(dt_max))
+    dt = torch.maximum(log_dt.exp(), torch.tensor(1e-4))
     return dt + torch.log(-torch.expm1(-dt))
