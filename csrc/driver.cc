@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "fastmath.h"
+#include "lanes_math.h"
 #include "longstate.h"
 
 namespace {
@@ -305,6 +306,36 @@ void error_function() {
     }
   }
   if (!std::isnan(fast_erf(NAN)) || fast_erf(INFINITY) != 1.f || fast_erf(-INFINITY) != -1.f) failures++;
+}
+
+float first_lane(vec x) {
+  float first;
+  std::memcpy(&first, &x, sizeof(first));
+  return first;
+}
+
+void functions_of_lanes() {
+  const auto check = [](const char* what, float x, vec found, double wanted, double least) {
+    const double off = std::abs(first_lane(found) - wanted);
+    if (off <= 3e-7 * std::abs(wanted) + least) return;
+    std::printf("%s(%g): found %.9g, wanted %.9g\n", what, x, first_lane(found), wanted);
+    failures++;
+  };
+  const vec one = zero() + 1.f;
+  for (int i = -100000; i <= 100000; i++) {
+    const float x = i * 1e-3f;
+    const Softplus both = softplus(zero() + x);
+    check("exp2_of_product", x, exp2_of_product(zero() + x, one), std::exp2(double(x)), 0);
+    check("sigmoid", x, sigmoid(zero() + x), 1 / (1 + std::exp(-double(x))), 2e-38);
+    check("softplus", x, both.value, x > 30 ? x : std::log1p(std::exp(double(x))), 2e-38);
+    check("slope of softplus", x, both.slope, 1 / (1 + std::exp(-double(x))), 2e-38);
+  }
+  for (float x : {-126.f, -130.f, -1e6f, -1e30f}) check("exp2_of_product", x, exp2_of_product(zero() + x, one), 0, 2e-38);
+  check("exp2_of_product", 0.f, exp2_of_product(zero(), one), 1, -3e-7);
+  if (first_lane(exp2_of_product(zero() + 200.f, one)) != INFINITY) failures++;
+  if (first_lane(sigmoid(zero() + INFINITY)) != 1.f || first_lane(softplus(zero() + 1e30f).value) != 1e30f) failures++;
+  for (vec x : {exp2_of_product(zero() + NAN, one), sigmoid(zero() + NAN), softplus(zero() + NAN).value})
+    if (!std::isnan(first_lane(x))) failures++;
 }
 
 std::vector<double> normal(const std::vector<double>& x, const Norm& norm, int64_t H) {
@@ -979,6 +1010,7 @@ int main() {
     for (int64_t rank : {0, 1, 3}) lti_factors(size, kDense, rank);
   }
   error_function();
+  functions_of_lanes();
   for (const Size& size : {Size{1, 0, 1, 1, 1}, Size{3, 0, 7, 5, 2}, Size{2, 0, 37, 16, 3}})
     for (int32_t norm : {kNoNorm, kLayerNorm, kRMSNorm})
       for (int32_t activation : {kIdentity, kGelu, kGeluTanh}) {

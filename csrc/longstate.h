@@ -34,7 +34,7 @@ struct SelectiveScan {
   const uint8_t* starts;    // (batch, length) or null
   float* y;                 // (batch, length, channels)
   float* final_state;       // (batch, channels, states)
-  float* borders;           // (batch, blocks, channels, states): states before every block, or null
+  float* borders;           // (batch, blocks, states, channels): states before every block, or null
   // Of the backward pass.
   const float* grad_y;      // (batch, length, channels)
   const float* grad_final;  // (batch, channels, states)

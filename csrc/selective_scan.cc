@@ -2,280 +2,478 @@
 //
 //   h_t = exp(D_t A) h_{t-1} + D_t B_t u_t,    y_t = (C_t h_t + D u_t) silu(z_t),    D_t = softplus(dt_t + dt_bias)
 //
-// A task is one tile of kLanes channels of one row of the batch; its states stay in the first-level cache while time
-// goes by. The channels of a tile lie beside each other, so every inner loop runs over lanes. Blocks of kBlock steps
-// are staged in local arrays, where lanes that a last tile lacks are zero. The forward pass keeps the states between
-// blocks; the backward pass goes through the blocks in reverse and computes what is inside them again.
-#include <cstdlib>
-#include <new>
-#include <vector>
+// A task is one tile of kTile channels of one row of the batch, in vectors of kLanes that lie beside each other. Blocks
+// of kBlock steps are staged, lanes that a last tile lacks being zero; then kHigh states of one vector go through all
+// steps of the block, in registers, before the next ones do. Up to kTogether tiles go through a block before the next
+// one, so that neighbours read a row's pages after each other. The forward pass keeps the states between blocks; the
+// backward pass goes through the blocks in reverse and computes what is inside them again, which for kHigh states of a
+// vector stays in the first-level cache.
+#include <deque>
 
-#include "fastmath.h"
+#include "lanes_math.h"
 #include "longstate.h"
+#include "products.h"
 
 #define JOIN_(a, b) a##b
 #define JOIN(a, b) JOIN_(a, b)
 
 namespace {
 
-constexpr int64_t kLanes = 64;
+constexpr int64_t kTile = 64;
 constexpr int64_t kBlock = 32;
+constexpr int64_t kTogether = 32;
+constexpr int64_t kVectors = kTile / kLanes;
 
 struct Tile {
   int64_t row, group, first, lanes;  // channels first .. first + lanes - 1
+  int64_t vectors() const { return whole_vectors(lanes); }
+  int64_t lanes_of(int64_t v) const { return lanes - v * kLanes < kLanes ? lanes - v * kLanes : kLanes; }
 };
 
-int64_t tiles_of_group(const SelectiveScan& p) { return (p.channels / p.groups + kLanes - 1) / kLanes; }
+int64_t tiles_of_group(const SelectiveScan& p) { return (p.channels / p.groups + kTile - 1) / kTile; }
 
 Tile tile_of(const SelectiveScan& p, int64_t task) {
   const int64_t in_group = tiles_of_group(p), width = p.channels / p.groups;
   const int64_t tiles = in_group * p.groups;
-  const int64_t tile = task % tiles, group = tile / in_group, place = tile % in_group * kLanes;
-  return {task / tiles, group, group * width + place, width - place < kLanes ? width - place : kLanes};
+  const int64_t tile = task % tiles, group = tile / in_group, place = tile % in_group * kTile;
+  return {task / tiles, group, group * width + place, width - place < kTile ? width - place : kTile};
 }
 
-int64_t length_of(const SelectiveScan& p, int64_t row) { return p.lengths ? p.lengths[row] : p.length; }
+// Elements of a tile that are one block: first, how many are valid, and how many there are.
+struct Block {
+  int64_t index, begin, count, size;
+};
 
-bool is_start(const SelectiveScan& p, int64_t row, int64_t t) { return p.starts && p.starts[row * p.length + t]; }
+int64_t blocks_of(const SelectiveScan& p) { return (p.length + kBlock - 1) / kBlock; }
+
+Block block_of(const SelectiveScan& p, const Tile& tile, int64_t index) {
+  const int64_t begin = index * kBlock, left = p.length - begin, size = left < kBlock ? left : kBlock;
+  const int64_t valid = (p.lengths ? p.lengths[tile.row] : p.length) - begin;
+  return {index, begin, valid < 0 ? 0 : valid < size ? valid : size, size};
+}
+
+const uint8_t* starts_of(const SelectiveScan& p, const Tile& tile, const Block& block) {
+  return p.starts ? p.starts + tile.row * p.length + block.begin : nullptr;
+}
 
 const float* at(const Rows& rows, int64_t row, int64_t t) {
   return rows.data + row * rows.batch_stride + t * rows.time_stride;
 }
 
-// Per-channel arrays of a tile, one lane a channel: (states, lanes) from (channels, states).
-void gather(const float* from, int64_t states, int64_t lanes, float* to) {
-  for (int64_t n = 0; n < states; n++)
-    for (int64_t l = 0; l < kLanes; l++) to[n * kLanes + l] = l < lanes ? from[l * states + n] : 0.f;
+// B or C: a row of numbers for each step of a block.
+struct Steps {
+  const float* data;
+  int64_t down;
+};
+
+Steps vectors_of(const SelectiveScan& p, const Rows& rows, const Tile& tile, const Block& block) {
+  return {at(rows, tile.row, block.begin) + tile.group * p.states, rows.time_stride};
 }
 
-void scatter(const float* from, int64_t states, int64_t lanes, float* to) {
-  for (int64_t n = 0; n < states; n++)
-    for (int64_t l = 0; l < lanes; l++) to[l * states + n] = from[n * kLanes + l];
+// The `lanes` numbers of a tile at `from`, as a row of kTile with zeros in the rest.
+const float* whole_row(const float* from, int64_t lanes, float* spare) {
+  if (lanes == kTile) return from;
+  std::memcpy(spare, from, lanes * sizeof(float));
+  return spare;
 }
 
-struct Scratch {
-  std::vector<float> A, h, a, all, g, grad_A;
-  float bias[kLanes], skip[kLanes];
-  float u[kBlock][kLanes], raw[kBlock][kLanes], step[kBlock][kLanes], x[kBlock][kLanes], y[kBlock][kLanes];
-  float z[kBlock][kLanes], dy[kBlock][kLanes];
+// Has what the next tile reads or writes of this row brought near: rows lie a page or more apart, too far for the
+// machine to see what comes.
+template <bool written = false>
+void fetch_next(const float* row) {
+#if !defined(_MSC_VER)
+  for (int64_t l = kTile; l < 2 * kTile; l += 16) __builtin_prefetch(row + l, written, 2);
+#else
+  (void)row;
+#endif
+}
 
-  Scratch(int64_t states, bool backward)
-      : A(states * kLanes), h(states * kLanes), a(backward ? kBlock * states * kLanes : 0),
-        all(backward ? (kBlock + 1) * states * kLanes : 0), g(backward ? states * kLanes : 0),
-        grad_A(backward ? states * kLanes : 0) {}
+// A row of a tile that is written vector by vector.
+class Written {
+ public:
+  Written(float* to, int64_t lanes) : to_(to), lanes_(lanes), row_(lanes == kTile ? to : spare_) {
+    fetch_next<true>(to);
+  }
+  ~Written() {
+    if (row_ == spare_) std::memcpy(to_, spare_, lanes_ * sizeof(float));
+  }
+  void write(int64_t v, vec x) { ::write(x, row_ + v * kLanes); }
 
-  void begin(const SelectiveScan& p, const Tile& tile) {
-    gather(p.A + tile.first * p.states, p.states, tile.lanes, A.data());
-    for (int64_t l = 0; l < kLanes; l++) {
-      const bool inside = l < tile.lanes;
-      bias[l] = inside && p.dt_bias ? p.dt_bias[tile.first + l] : 0.f;
-      skip[l] = inside && p.D ? p.D[tile.first + l] : 0.f;
+ private:
+  float spare_[kTile], *to_;
+  int64_t lanes_;
+  float* row_;
+};
+
+// Where numbers for the states of every channel are of a tile's row of the batch: (channels, states).
+int64_t systems_of(const SelectiveScan& p, const Tile& tile) { return (tile.row * p.channels + tile.first) * p.states; }
+
+// (states, vectors) from (channels, states), and back.
+void gather(const float* from, int64_t states, const Tile& tile, float factor, vec* to) {
+  float row[kTile] = {};
+  for (int64_t n = 0; n < states; n++) {
+    for (int64_t l = 0; l < tile.lanes; l++) row[l] = factor * from[l * states + n];
+    std::memcpy(static_cast<void*>(to + n * kVectors), row, sizeof(row));
+  }
+}
+
+void scatter(const vec* from, int64_t states, const Tile& tile, float* to) {
+  float row[kTile];
+  for (int64_t n = 0; n < states; n++) {
+    std::memcpy(row, from + n * kVectors, sizeof(row));
+    for (int64_t l = 0; l < tile.lanes; l++) to[l * states + n] = row[l];
+  }
+}
+
+// The border before a block, which lies in memory as (states, channels).
+float* border(const SelectiveScan& p, const Tile& tile, const Block& block) {
+  return p.borders + (tile.row * blocks_of(p) + block.index) * p.states * p.channels + tile.first;
+}
+
+// One number a channel and step, those of a vector beside each other; rows a power of two apart would share a few places
+// of the first-level cache.
+struct Staged {
+  vec all[kVectors][kBlock + 1];
+};
+
+struct Channels {
+  vec all[kVectors];
+
+  void read(const float* from, const Tile& tile) {
+    for (int64_t v = 0; v < kVectors; v++) {
+      const int64_t lanes = tile.lanes_of(v);
+      all[v] = from && lanes > 0 ? load(from + tile.first + v * kLanes, lanes) : zero();
     }
+  }
+  void write(const Tile& tile, float* to) const {
+    for (int64_t v = 0; v < tile.vectors(); v++) store(all[v], to + v * kLanes, tile.lanes_of(v));
   }
 };
 
-void load(const float* from, int64_t lanes, float* to) {
-  if (lanes == kLanes) {
-    std::memcpy(to, from, kLanes * sizeof(float));
-    return;
-  }
-  for (int64_t l = 0; l < kLanes; l++) to[l] = l < lanes ? from[l] : 0.f;
-}
+// What stays of a tile from block to block: exponents in base 2, and states.
+struct System {
+  Vectors A, h;
+  Channels bias, skip;
 
-void stage(const SelectiveScan& p, const Tile& tile, int64_t begin, int64_t count, Scratch& s) {
-  for (int64_t t = 0; t < count; t++) {
-    load(at(p.u, tile.row, begin + t) + tile.first, tile.lanes, s.u[t]);
-    load(at(p.dt, tile.row, begin + t) + tile.first, tile.lanes, s.raw[t]);
-    if (p.z.data) load(at(p.z, tile.row, begin + t) + tile.first, tile.lanes, s.z[t]);
-    for (int64_t l = 0; l < kLanes; l++) s.raw[t][l] += s.bias[l];
-    if (p.softplus)
-      for (int64_t l = 0; l < kLanes; l++) s.step[t][l] = fast_softplus(s.raw[t][l]);
-    else
-      std::memcpy(s.step[t], s.raw[t], sizeof(s.step[t]));
-    for (int64_t l = 0; l < kLanes; l++) s.x[t][l] = s.step[t][l] * s.u[t][l];
-  }
-}
+  explicit System(const SelectiveScan& p) : A(p.states * kVectors), h(p.states * kVectors) {}
 
-// One step of the recurrence for all states of a tile; y gains the readout.
-void advance(int64_t states, const float* __restrict A, const float* __restrict step, const float* __restrict x,
-             const float* __restrict B, const float* __restrict C, float* __restrict h, float* __restrict y) {
-  for (int64_t n = 0; n < states; n++) {
-    const float b = B[n], c = C[n];
-    const float* An = A + n * kLanes;
-    float* hn = h + n * kLanes;
-    for (int64_t l = 0; l < kLanes; l++) {
-      const float next = fast_exp(step[l] * An[l]) * hn[l] + x[l] * b;
-      hn[l] = next;
-      y[l] += c * next;
+  void begin(const SelectiveScan& p, const Tile& tile) {
+    gather(p.A + tile.first * p.states, p.states, tile, 1.44269504f, A.at(0));
+    bias.read(p.dt_bias, tile);
+    skip.read(p.D, tile);
+  }
+};
+
+struct Stage {
+  Staged step, x, y, gate;
+};
+
+void stage(const SelectiveScan& p, const Tile& tile, const Block& block, const System& system, Stage& s) {
+  float spare_u[kTile] = {}, spare_dt[kTile] = {}, spare_z[kTile] = {};
+  for (int64_t t = 0; t < block.count; t++) {
+    const float* u = at(p.u, tile.row, block.begin + t) + tile.first;
+    const float* dt = at(p.dt, tile.row, block.begin + t) + tile.first;
+    fetch_next(u), fetch_next(dt);
+    u = whole_row(u, tile.lanes, spare_u), dt = whole_row(dt, tile.lanes, spare_dt);
+    for (int64_t v = 0; v < kVectors; v++) {
+      const vec in = read(u + v * kLanes), raw = read(dt + v * kLanes) + system.bias.all[v];
+      const vec step = p.softplus ? softplus(raw).value : raw;
+      s.step.all[v][t] = step;
+      s.x.all[v][t] = step * in;
+      s.y.all[v][t] = system.skip.all[v] * in;
     }
-  }
-}
-
-void forward_tile(const SelectiveScan& p, const Tile& tile, Scratch& s) {
-  const int64_t states = p.states, length = length_of(p, tile.row);
-  const int64_t blocks = (p.length + kBlock - 1) / kBlock;
-  float* h = s.h.data();
-  s.begin(p, tile);
-  if (p.state)
-    gather(p.state + (tile.row * p.channels + tile.first) * states, states, tile.lanes, h);
-  else
-    std::memset(h, 0, states * kLanes * sizeof(float));
-  for (int64_t block = 0; block < blocks; block++) {
-    const int64_t begin = block * kBlock;
-    const int64_t end = begin + kBlock < p.length ? begin + kBlock : p.length;
-    const int64_t count = (end < length ? end : length) - begin;
-    if (p.borders)
-      scatter(h, states, tile.lanes, p.borders + ((tile.row * blocks + block) * p.channels + tile.first) * states);
-    stage(p, tile, begin, count, s);
-    for (int64_t t = 0; t < count; t++) {
-      if (is_start(p, tile.row, begin + t)) std::memset(h, 0, states * kLanes * sizeof(float));
-      for (int64_t l = 0; l < kLanes; l++) s.y[t][l] = s.skip[l] * s.u[t][l];
-      const int64_t vector = tile.group * states;
-      advance(states, s.A.data(), s.step[t], s.x[t], at(p.B, tile.row, begin + t) + vector,
-              at(p.C, tile.row, begin + t) + vector, h, s.y[t]);
-      if (p.z.data)
-        for (int64_t l = 0; l < kLanes; l++) s.y[t][l] *= s.z[t][l] * fast_sigmoid(s.z[t][l]);
-    }
-    for (int64_t t = begin; t < end; t++) {
-      float* to = p.y + (tile.row * p.length + t) * p.channels + tile.first;
-      if (t - begin < count)
-        std::memcpy(to, s.y[t - begin], tile.lanes * sizeof(float));
-      else
-        std::memset(to, 0, tile.lanes * sizeof(float));
-    }
-  }
-  scatter(h, states, tile.lanes, p.final_state + (tile.row * p.channels + tile.first) * states);
-}
-
-// `advance` that keeps the decay and the state after the step beside the state before it.
-void keep_states(int64_t states, float keep, const float* __restrict A, const float* __restrict step,
-                 const float* __restrict x, const float* __restrict B, const float* __restrict C,
-                 const float* __restrict before, float* __restrict a, float* __restrict after, float* __restrict y) {
-  for (int64_t n = 0; n < states; n++) {
-    const float b = B[n], c = C[n];
-    const float *An = A + n * kLanes, *old = before + n * kLanes;
-    float *an = a + n * kLanes, *now = after + n * kLanes;
-    for (int64_t l = 0; l < kLanes; l++) {
-      const float decay = keep * fast_exp(step[l] * An[l]);
-      const float next = decay * old[l] + x[l] * b;
-      an[l] = decay;
-      now[l] = next;
-      y[l] += c * next;
-    }
-  }
-}
-
-// Decays and states of a block, from the state in all[0]; a step's decay is 0 where a sequence begins.
-void recompute(const SelectiveScan& p, const Tile& tile, int64_t begin, int64_t count, Scratch& s) {
-  const int64_t states = p.states, size = states * kLanes;
-  for (int64_t t = 0; t < count; t++) {
-    const float* B = at(p.B, tile.row, begin + t) + tile.group * states;
-    const float* C = at(p.C, tile.row, begin + t) + tile.group * states;
-    const float keep = is_start(p, tile.row, begin + t) ? 0.f : 1.f;
-    for (int64_t l = 0; l < kLanes; l++) s.y[t][l] = s.skip[l] * s.u[t][l];
-    keep_states(states, keep, s.A.data(), s.step[t], s.x[t], B, C, s.all.data() + t * size, s.a.data() + t * size,
-                s.all.data() + (t + 1) * size, s.y[t]);
-  }
-}
-
-// The gate: what reaches the scan (dy) and z from the gradient of the output.
-void through_gate(const SelectiveScan& p, const Tile& tile, int64_t begin, int64_t count, Scratch& s) {
-  for (int64_t t = 0; t < count; t++) {
-    const int64_t place = (tile.row * p.length + begin + t) * p.channels + tile.first;
-    load(p.grad_y + place, tile.lanes, s.dy[t]);
     if (!p.z.data) continue;
-    float grad_z[kLanes];
-    for (int64_t l = 0; l < kLanes; l++) {
-      const float z = s.z[t][l], open = fast_sigmoid(z), dout = s.dy[t][l];
-      grad_z[l] = dout * s.y[t][l] * open * (1.f + z * (1.f - open));
-      s.dy[t][l] = dout * z * open;
+    const float* z = at(p.z, tile.row, block.begin + t) + tile.first;
+    fetch_next(z);
+    z = whole_row(z, tile.lanes, spare_z);
+    for (int64_t v = 0; v < kVectors; v++) {
+      const vec gate = read(z + v * kLanes);
+      s.gate.all[v][t] = gate * sigmoid(gate);
     }
-    std::memcpy(p.grad_z + place, grad_z, tile.lanes * sizeof(float));
   }
 }
 
-// One step back for all states of a tile: g is the gradient by the state after the step, and becomes that before it.
-void retreat(int64_t states, const float* __restrict A, const float* __restrict step, const float* __restrict x,
-             const float* __restrict dy, const float* __restrict B, const float* __restrict C,
-             const float* __restrict a, const float* __restrict before, const float* __restrict after,
-             float* __restrict g, float* __restrict grad_A, float* __restrict drive, float* __restrict through,
-             float* __restrict grad_B, float* __restrict grad_C) {
-  for (int64_t n = 0; n < states; n++) {
-    const float b = B[n], c = C[n];
-    const float *An = A + n * kLanes, *an = a + n * kLanes, *old = before + n * kLanes, *now = after + n * kLanes;
-    float *gn = g + n * kLanes, *grad_An = grad_A + n * kLanes;
-    float sum_B = 0.f, sum_C = 0.f;
-#pragma omp simd reduction(+ : sum_B, sum_C)
-    for (int64_t l = 0; l < kLanes; l++) {
-      const float slope = gn[l] + dy[l] * c;
-      const float decayed = slope * an[l];
-      const float by_exponent = decayed * old[l];
-      sum_C += dy[l] * now[l];
-      sum_B += slope * x[l];
-      drive[l] += slope * b;
-      grad_An[l] += by_exponent * step[l];
-      through[l] += by_exponent * An[l];
-      gn[l] = decayed;
+// `count` states of a vector through a block; y gains their readout.
+template <int count>
+void advance(const vec* A, const vec* step, const vec* x, Steps B, Steps C, const uint8_t* starts, int64_t steps,
+             vec* h, vec* y) {
+  vec exponent[count], state[count];
+  for (int i = 0; i < count; i++) exponent[i] = A[i * kVectors], state[i] = h[i * kVectors];
+  for (int64_t t = 0; t < steps; t++, B.data += B.down, C.data += C.down) {
+    if (starts && starts[t])
+      for (int i = 0; i < count; i++) state[i] = zero();
+    vec out = y[t];
+    for (int i = 0; i < count; i++) {
+      state[i] = exp2_of_product(step[t], exponent[i]) * state[i] + x[t] * B.data[i];
+      out += state[i] * C.data[i];
     }
-    grad_B[n] = sum_B;
-    grad_C[n] = sum_C;
+    y[t] = out;
+  }
+  for (int i = 0; i < count; i++) h[i * kVectors] = state[i];
+}
+
+void forward_block(const SelectiveScan& p, const Tile& tile, const Block& block, System& system, Stage& s) {
+  if (p.borders) {
+    float* to = border(p, tile, block);
+    for (int64_t n = 0; n < p.states; n++, to += p.channels)
+      for (int64_t v = 0; v < tile.vectors(); v++)
+        store(*system.h.at(n * kVectors + v), to + v * kLanes, tile.lanes_of(v));
+  }
+  const uint8_t* starts = starts_of(p, tile, block);
+  const Steps B = vectors_of(p, p.B, tile, block), C = vectors_of(p, p.C, tile, block);
+  stage(p, tile, block, system, s);
+  for (int64_t v = 0; v < tile.vectors(); v++) {
+    auto through = [&](auto run, int64_t n) {
+      run(system.A.at(n * kVectors + v), s.step.all[v], s.x.all[v], Steps{B.data + n, B.down},
+          Steps{C.data + n, C.down}, starts, block.count, system.h.at(n * kVectors + v), s.y.all[v]);
+    };
+    int64_t n = 0;
+    for (; n + kHigh <= p.states; n += kHigh) through(advance<kHigh>, n);
+    for (; n < p.states; n++) through(advance<1>, n);
+  }
+  float* to = p.y + (tile.row * p.length + block.begin) * p.channels + tile.first;
+  for (int64_t t = 0; t < block.size; t++, to += p.channels) {
+    Written y(to, tile.lanes);
+    for (int64_t v = 0; v < kVectors; v++) {
+      if (t >= block.count)
+        y.write(v, zero());
+      else
+        y.write(v, p.z.data ? s.y.all[v][t] * s.gate.all[v][t] : s.y.all[v][t]);
+    }
   }
 }
 
-void backward_tile(const SelectiveScan& p, const Tile& tile, int64_t part, Scratch& s) {
-  const int64_t states = p.states, size = states * kLanes, length = length_of(p, tile.row);
-  const int64_t blocks = (p.length + kBlock - 1) / kBlock;
-  const int64_t here = (tile.row * p.channels + tile.first) * states;
-  float *g = s.g.data(), *grad_A = s.grad_A.data();
-  float grad_bias[kLanes] = {}, grad_D[kLanes] = {};
-  s.begin(p, tile);
-  gather(p.grad_final + here, states, tile.lanes, g);
-  std::memset(grad_A, 0, size * sizeof(float));
-  for (int64_t block = blocks - 1; block >= 0; block--) {
-    const int64_t begin = block * kBlock;
-    const int64_t end = begin + kBlock < p.length ? begin + kBlock : p.length;
-    const int64_t valid = (end < length ? end : length) - begin, count = valid > 0 ? valid : 0;
-    for (int64_t t = begin + count; t < end; t++) {
-      const int64_t place = (tile.row * p.length + t) * p.channels + tile.first;
-      std::memset(p.grad_u + place, 0, tile.lanes * sizeof(float));
-      std::memset(p.grad_dt + place, 0, tile.lanes * sizeof(float));
-      if (p.z.data) std::memset(p.grad_z + place, 0, tile.lanes * sizeof(float));
-      const int64_t vector = ((part * p.batch + tile.row) * p.length + t) * states;
-      std::memset(p.grad_B + vector, 0, states * sizeof(float));
-      std::memset(p.grad_C + vector, 0, states * sizeof(float));
-    }
-    if (count == 0) continue;
-    gather(p.borders + ((tile.row * blocks + block) * p.channels + tile.first) * states, states, tile.lanes,
-           s.all.data());
-    stage(p, tile, begin, count, s);
-    recompute(p, tile, begin, count, s);
-    through_gate(p, tile, begin, count, s);
-    for (int64_t t = count - 1; t >= 0; t--) {
-      const float* B = at(p.B, tile.row, begin + t) + tile.group * states;
-      const float* C = at(p.C, tile.row, begin + t) + tile.group * states;
-      const float* step = s.step[t];
-      const int64_t vector = ((part * p.batch + tile.row) * p.length + begin + t) * states;
-      float drive[kLanes] = {}, through[kLanes] = {};
-      retreat(states, s.A.data(), step, s.x[t], s.dy[t], B, C, s.a.data() + t * size, s.all.data() + t * size,
-              s.all.data() + (t + 1) * size, g, grad_A, drive, through, p.grad_B + vector, p.grad_C + vector);
-      float grad_u[kLanes], grad_dt[kLanes];
-      for (int64_t l = 0; l < kLanes; l++) {
-        const float slope = through[l] + drive[l] * s.u[t][l];
-        grad_dt[l] = p.softplus ? slope * fast_sigmoid(s.raw[t][l]) : slope;
-        grad_u[l] = drive[l] * step[l] + s.skip[l] * s.dy[t][l];
-        grad_bias[l] += grad_dt[l];
-        grad_D[l] += s.dy[t][l] * s.u[t][l];
+void forward_start(const SelectiveScan& p, const Tile& tile, System& system) {
+  system.begin(p, tile);
+  if (p.state)
+    gather(p.state + systems_of(p, tile), p.states, tile, 1.f, system.h.at(0));
+  else
+    system.h.clear();
+}
+
+// The same of the backward pass.
+struct SystemBack : System {
+  Vectors grad_A;
+  Channels grad_bias, grad_D;
+
+  explicit SystemBack(const SelectiveScan& p) : System(p), grad_A(p.states * kVectors) {}
+};
+
+// What it needs for a block; and for kHigh states their decays, they themselves from before the block on, and what they
+// add to the derivatives by B and C, lane by lane.
+struct StageBack {
+  Vectors decay, state, by_B, by_C;
+  Staged u, step, x, y, dy, opening, gate_slope, drive, through;
+
+  StageBack() : decay(kBlock * kHigh), state((kBlock + 1) * kHigh), by_B(kBlock * kHigh), by_C(kBlock * kHigh) {}
+};
+
+void stage_back(const SelectiveScan& p, const Tile& tile, const Block& block, const System& system, StageBack& s) {
+  float spare_u[kTile] = {}, spare_dt[kTile] = {}, spare_z[kTile] = {}, spare_dy[kTile] = {};
+  for (int64_t t = 0; t < block.count; t++) {
+    const float* u = at(p.u, tile.row, block.begin + t) + tile.first;
+    const float* dt = at(p.dt, tile.row, block.begin + t) + tile.first;
+    const float* grad_y = p.grad_y + (tile.row * p.length + block.begin + t) * p.channels + tile.first;
+    fetch_next(u), fetch_next(dt), fetch_next(grad_y);
+    u = whole_row(u, tile.lanes, spare_u), dt = whole_row(dt, tile.lanes, spare_dt);
+    grad_y = whole_row(grad_y, tile.lanes, spare_dy);
+    for (int64_t v = 0; v < kVectors; v++) {
+      const vec in = read(u + v * kLanes), raw = read(dt + v * kLanes) + system.bias.all[v];
+      vec step = raw;
+      if (p.softplus) {
+        const Softplus found = softplus(raw);
+        step = found.value;
+        s.opening.all[v][t] = found.slope;
       }
-      const int64_t place = (tile.row * p.length + begin + t) * p.channels + tile.first;
-      std::memcpy(p.grad_u + place, grad_u, tile.lanes * sizeof(float));
-      std::memcpy(p.grad_dt + place, grad_dt, tile.lanes * sizeof(float));
+      s.u.all[v][t] = in;
+      s.step.all[v][t] = step;
+      s.x.all[v][t] = step * in;
+      s.y.all[v][t] = system.skip.all[v] * in;
+      s.dy.all[v][t] = read(grad_y + v * kLanes);
+      s.drive.all[v][t] = s.through.all[v][t] = zero();
+    }
+    if (!p.z.data) continue;
+    const float* z = at(p.z, tile.row, block.begin + t) + tile.first;
+    fetch_next(z);
+    z = whole_row(z, tile.lanes, spare_z);
+    for (int64_t v = 0; v < kVectors; v++) {
+      const vec gate = read(z + v * kLanes), open = sigmoid(gate), dy = s.dy.all[v][t];
+      s.gate_slope.all[v][t] = dy * open * (1.f + gate * (1.f - open));
+      s.dy.all[v][t] = dy * gate * open;
     }
   }
-  scatter(g, states, tile.lanes, p.grad_state + here);
-  scatter(grad_A, states, tile.lanes, p.grad_A + here);
-  for (int64_t l = 0; l < tile.lanes; l++) {
-    p.grad_bias[tile.row * p.channels + tile.first + l] = grad_bias[l];
-    p.grad_D[tile.row * p.channels + tile.first + l] = grad_D[l];
+}
+
+// `advance` that keeps the decays, which are 0 where a sequence begins, and the states; and adds to what C gets, of
+// which the first vector is the beginning.
+template <int count, bool first>
+void keep_states(const vec* A, const vec* step, const vec* x, const vec* dy, Steps B, Steps C, const uint8_t* starts,
+                 int64_t steps, vec* decay, vec* state, vec* by_C, vec* y) {
+  vec exponent[count], now[count];
+  for (int i = 0; i < count; i++) exponent[i] = A[i * kVectors], now[i] = state[i];
+  for (int64_t t = 0; t < steps; t++, B.data += B.down, C.data += C.down) {
+    if (starts && starts[t])
+      for (int i = 0; i < count; i++) now[i] = zero();
+    vec out = y[t];
+    for (int i = 0; i < count; i++) {
+      const vec a = exp2_of_product(step[t], exponent[i]);
+      now[i] = a * now[i] + x[t] * B.data[i];
+      out += now[i] * C.data[i];
+      decay[t * count + i] = a;
+      state[(t + 1) * count + i] = now[i];
+      by_C[t * count + i] = first ? dy[t] * now[i] : by_C[t * count + i] + dy[t] * now[i];
+    }
+    y[t] = out;
+  }
+  for (int64_t t = 0; starts && t < steps; t++)
+    if (starts[t])
+      for (int i = 0; i < count; i++) decay[t * count + i] = zero();
+}
+
+// `count` states of a vector back through a block: g is the derivative by the states after it, then by those before it.
+template <int count, bool first>
+void retreat(const vec* A, const vec* step, const vec* x, const vec* dy, Steps B, Steps C, int64_t steps,
+             const vec* decay, const vec* state, vec* g, vec* grad_A, vec* drive, vec* through, vec* by_B) {
+  vec exponent[count], flow[count], by_A[count];
+  for (int i = 0; i < count; i++)
+    exponent[i] = A[i * kVectors], flow[i] = g[i * kVectors], by_A[i] = grad_A[i * kVectors];
+  B.data += (steps - 1) * B.down, C.data += (steps - 1) * C.down;
+  for (int64_t t = steps - 1; t >= 0; t--, B.data -= B.down, C.data -= C.down) {
+    vec by_x = drive[t], by_step = through[t];
+    for (int i = 0; i < count; i++) {
+      const vec slope = flow[i] + dy[t] * C.data[i];
+      flow[i] = slope * decay[t * count + i];
+      const vec by_exponent = flow[i] * state[t * count + i];
+      by_A[i] += by_exponent * step[t];
+      by_step += by_exponent * exponent[i];
+      by_x += slope * B.data[i];
+      by_B[t * count + i] = first ? slope * x[t] : by_B[t * count + i] + slope * x[t];
+    }
+    drive[t] = by_x;
+    through[t] = by_step;
+  }
+  for (int i = 0; i < count; i++) g[i * kVectors] = flow[i], grad_A[i * kVectors] = by_A[i];
+}
+
+// The sums over lanes of kLanes vectors, one a lane.
+template <int32_t half = 1>
+inline vec sums_of(vec* rows) {
+#if !defined(_MSC_VER)
+  if constexpr (half < kLanes) {
+#pragma GCC unroll 16
+    for (int32_t r = 0; r < kLanes; r += 2 * half) {
+      exchange<half>(rows[r], rows[r + half], std::make_index_sequence<kLanes>());
+      rows[r] += rows[r + half];
+    }
+    return sums_of<2 * half>(rows);
+  }
+#endif
+  return rows[0];
+}
+
+// The sums over lanes of rows (steps, count) to an array (steps, states).
+template <int count>
+void add_up(const vec* rows, int64_t steps, int64_t states, float* to) {
+  float sums[kBlock * count + kLanes];
+  for (int64_t i = 0; i < steps * count; i += kLanes) {
+    vec some[kLanes];
+    for (int64_t k = 0; k < kLanes; k++) some[k] = rows[i + k];
+    write(sums_of(some), sums + i);
+  }
+  for (int64_t t = 0; t < steps; t++)
+    for (int i = 0; i < count; i++) to[t * states + i] = sums[t * count + i];
+}
+
+// `count` states of a vector, from the n-th on, forward and back through a block.
+template <int count, bool first>
+void back_and_forth(const SelectiveScan& p, const Tile& tile, const Block& block, int64_t n, int64_t v,
+                    SystemBack& system, StageBack& s) {
+  const uint8_t* starts = starts_of(p, tile, block);
+  Steps B = vectors_of(p, p.B, tile, block), C = vectors_of(p, p.C, tile, block);
+  B.data += n, C.data += n;
+  const float* before = border(p, tile, block) + n * p.channels + v * kLanes;
+  for (int i = 0; i < count; i++) *s.state.at(i) = load(before + i * p.channels, tile.lanes_of(v));
+  const int64_t place = n * kVectors + v;
+  const vec *A = system.A.at(place), *step = s.step.all[v], *x = s.x.all[v], *dy = s.dy.all[v];
+  keep_states<count, first>(A, step, x, dy, B, C, starts, block.count, s.decay.at(0), s.state.at(0), s.by_C.at(0),
+                            s.y.all[v]);
+  retreat<count, first>(A, step, x, dy, B, C, block.count, s.decay.at(0), s.state.at(0), system.h.at(place),
+                        system.grad_A.at(place), s.drive.all[v], s.through.all[v], s.by_B.at(0));
+}
+
+template <int count>
+void states_back(const SelectiveScan& p, const Tile& tile, const Block& block, int64_t part, int64_t n,
+                 SystemBack& system, StageBack& s) {
+  back_and_forth<count, true>(p, tile, block, n, 0, system, s);
+  for (int64_t v = 1; v < tile.vectors(); v++) back_and_forth<count, false>(p, tile, block, n, v, system, s);
+  const int64_t to = ((part * p.batch + tile.row) * p.length + block.begin) * p.states + n;
+  add_up<count>(s.by_B.at(0), block.count, p.states, p.grad_B + to);
+  add_up<count>(s.by_C.at(0), block.count, p.states, p.grad_C + to);
+}
+
+// The derivatives by u, dt and z of a block; zeros behind what is valid.
+void unstage_back(const SelectiveScan& p, const Tile& tile, const Block& block, SystemBack& system, StageBack& s) {
+  int64_t place = (tile.row * p.length + block.begin) * p.channels + tile.first;
+  for (int64_t t = 0; t < block.count; t++, place += p.channels) {
+    Written grad_u(p.grad_u + place, tile.lanes), grad_dt(p.grad_dt + place, tile.lanes);
+    for (int64_t v = 0; v < kVectors; v++) {
+      const vec u = s.u.all[v][t], dy = s.dy.all[v][t], drive = s.drive.all[v][t];
+      vec slope = s.through.all[v][t] * 0.693147181f + drive * u;  // exponents are in base 2
+      if (p.softplus) slope *= s.opening.all[v][t];
+      grad_u.write(v, drive * s.step.all[v][t] + system.skip.all[v] * dy);
+      grad_dt.write(v, slope);
+      system.grad_bias.all[v] += slope;
+      system.grad_D.all[v] += dy * u;
+    }
+    if (!p.z.data) continue;
+    Written grad_z(p.grad_z + place, tile.lanes);
+    for (int64_t v = 0; v < kVectors; v++) grad_z.write(v, s.y.all[v][t] * s.gate_slope.all[v][t]);
+  }
+  for (int64_t t = block.count; t < block.size; t++, place += p.channels) {
+    clear(p.grad_u + place, tile.lanes);
+    clear(p.grad_dt + place, tile.lanes);
+    if (p.z.data) clear(p.grad_z + place, tile.lanes);
+  }
+}
+
+void backward_block(const SelectiveScan& p, const Tile& tile, const Block& block, int64_t part, SystemBack& system,
+                    StageBack& s) {
+  const int64_t rest = ((part * p.batch + tile.row) * p.length + block.begin + block.count) * p.states;
+  clear(p.grad_B + rest, (block.size - block.count) * p.states);
+  clear(p.grad_C + rest, (block.size - block.count) * p.states);
+  if (block.count > 0) {
+    stage_back(p, tile, block, system, s);
+    int64_t n = 0;
+    for (; n + kHigh <= p.states; n += kHigh) states_back<kHigh>(p, tile, block, part, n, system, s);
+    for (; n < p.states; n++) states_back<1>(p, tile, block, part, n, system, s);
+  }
+  unstage_back(p, tile, block, system, s);
+}
+
+void backward_start(const SelectiveScan& p, const Tile& tile, SystemBack& system) {
+  system.begin(p, tile);
+  gather(p.grad_final + systems_of(p, tile), p.states, tile, 1.f, system.h.at(0));
+  system.grad_A.clear();
+  system.grad_bias = system.grad_D = Channels{};
+}
+
+void backward_end(const SelectiveScan& p, const Tile& tile, const SystemBack& system) {
+  scatter(system.h.at(0), p.states, tile, p.grad_state + systems_of(p, tile));
+  scatter(system.grad_A.at(0), p.states, tile, p.grad_A + systems_of(p, tile));
+  system.grad_bias.write(tile, p.grad_bias + tile.row * p.channels + tile.first);
+  system.grad_D.write(tile, p.grad_D + tile.row * p.channels + tile.first);
+}
+
+// Tasks begin .. end - 1 by groups of tiles of one row of the batch.
+template <class Work>
+void by_groups(const SelectiveScan& p, int64_t begin, int64_t end, Work work) {
+  const int64_t tiles = tiles_of_group(p) * p.groups;
+  while (begin < end) {
+    int64_t last = begin - begin % tiles + tiles;
+    last = last < end ? last : end;
+    last = last < begin + kTogether ? last : begin + kTogether;
+    work(begin, last);
+    begin = last;
   }
 }
 
@@ -286,17 +484,40 @@ extern "C" {
 int64_t JOIN(longstate_selective_block_, ISA)() { return kBlock; }
 
 int64_t JOIN(longstate_selective_tiles_, ISA)(int64_t channels, int64_t groups) {
-  return (channels / groups + kLanes - 1) / kLanes;
+  return (channels / groups + kTile - 1) / kTile;
 }
 
 void JOIN(longstate_selective_forward_, ISA)(const SelectiveScan* p, int64_t begin, int64_t end) {
-  Scratch scratch(p->states, false);
-  for (int64_t task = begin; task < end; task++) forward_tile(*p, tile_of(*p, task), scratch);
+  std::deque<System> systems;
+  Stage scratch;
+  by_groups(*p, begin, end, [&](int64_t first, int64_t last) {
+    while (static_cast<int64_t>(systems.size()) < last - first) systems.emplace_back(*p);
+    for (int64_t i = first; i < last; i++) forward_start(*p, tile_of(*p, i), systems[i - first]);
+    for (int64_t index = 0; index < blocks_of(*p); index++)
+      for (int64_t i = first; i < last; i++) {
+        const Tile tile = tile_of(*p, i);
+        forward_block(*p, tile, block_of(*p, tile, index), systems[i - first], scratch);
+      }
+    for (int64_t i = first; i < last; i++) {
+      const Tile tile = tile_of(*p, i);
+      scatter(systems[i - first].h.at(0), p->states, tile, p->final_state + systems_of(*p, tile));
+    }
+  });
 }
 
 void JOIN(longstate_selective_backward_, ISA)(const SelectiveScan* p, int64_t begin, int64_t end) {
-  Scratch scratch(p->states, true);
   const int64_t tiles = tiles_of_group(*p) * p->groups;
-  for (int64_t task = begin; task < end; task++) backward_tile(*p, tile_of(*p, task), task % tiles, scratch);
+  std::deque<SystemBack> systems;
+  StageBack scratch;
+  by_groups(*p, begin, end, [&](int64_t first, int64_t last) {
+    while (static_cast<int64_t>(systems.size()) < last - first) systems.emplace_back(*p);
+    for (int64_t i = first; i < last; i++) backward_start(*p, tile_of(*p, i), systems[i - first]);
+    for (int64_t index = blocks_of(*p) - 1; index >= 0; index--)
+      for (int64_t i = first; i < last; i++) {
+        const Tile tile = tile_of(*p, i);
+        backward_block(*p, tile, block_of(*p, tile, index), i % tiles, systems[i - first], scratch);
+      }
+    for (int64_t i = first; i < last; i++) backward_end(*p, tile_of(*p, i), systems[i - first]);
+  });
 }
 }

@@ -142,7 +142,7 @@ def _like_forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     batch, length, channels = u.shape
     block = _native.kernels().longstate_selective_block()
-    borders = u.new_empty(batch, (length + block - 1) // block, channels, A.shape[1])
+    borders = u.new_empty(batch, (length + block - 1) // block, A.shape[1], channels)
     return u.new_empty(u.shape), u.new_empty(batch, *A.shape), borders
 
 
