@@ -17,6 +17,7 @@ from longstate._checks import (
     zero_padding,
 )
 from longstate.layers.base import CausalLayer, OptimizerRule
+from longstate.layers.halves import linear_halves
 from longstate.layers.selective_branch import MambaConstants, MambaState, SelectiveBranch
 
 NO_DECAY = OptimizerRule(weight_decay=0.0)
@@ -159,5 +160,4 @@ class Mamba(CausalLayer[MambaState]):
     def _halves(self, x: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
         check_sequence(x, self.d_model)
         check_lengths(lengths, x)
-        x, z = self.in_proj(zero_padding(x, lengths)).chunk(2, dim=-1)
-        return x, z
+        return linear_halves(self.in_proj, zero_padding(x, lengths))

@@ -176,11 +176,14 @@ def _save(ctx, inputs: tuple, output: tuple[Tensor, Tensor, Tensor]) -> None:
     *tensors, _, state, lengths, starts, _ = inputs
     ctx.save_for_backward(output[2], *tensors, state, lengths, starts)
     ctx.softplus, ctx.groups = inputs[8], inputs[12]
-    ctx.set_materialize_grads(True)
+    ctx.set_materialize_grads(False)  # zeros for the borders would be written at every step
 
 
-def _derivatives(ctx, grad_y: Tensor, grad_final: Tensor, _grad_borders: Tensor) -> tuple:
+def _derivatives(ctx, grad_y: Tensor | None, grad_final: Tensor | None, _grad_borders: None) -> tuple:
     borders, *tensors, state, lengths, starts = ctx.saved_tensors
+    u, A = tensors[0], tensors[2]
+    grad_y = torch.zeros_like(u) if grad_y is None else grad_y
+    grad_final = u.new_zeros(len(u), *A.shape) if grad_final is None else grad_final
     found = _backward(grad_y, grad_final, borders, *tensors, ctx.softplus, state, lengths, starts, ctx.groups)
     given = [*tensors, state]
     *slopes, by_state = [slope if part is not None else None for slope, part in zip(found, given, strict=True)]
