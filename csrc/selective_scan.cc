@@ -20,7 +20,7 @@
 namespace {
 
 constexpr int64_t kTile = 64;
-constexpr int64_t kBlock = 32;
+constexpr int64_t kBlock = 24;  // with what 4 states of a vector need for so many steps the first-level cache is full
 constexpr int64_t kTogether = 32;
 constexpr int64_t kVectors = kTile / kLanes;
 
@@ -215,9 +215,11 @@ void advance(const vec* A, const vec* step, const vec* x, Steps B, Steps C, cons
 void forward_block(const SelectiveScan& p, const Tile& tile, const Block& block, System& system, Stage& s) {
   if (p.borders) {
     float* to = border(p, tile, block);
-    for (int64_t n = 0; n < p.states; n++, to += p.channels)
+    for (int64_t n = 0; n < p.states; n++, to += p.channels) {
+      fetch_next<true>(to);
       for (int64_t v = 0; v < tile.vectors(); v++)
         store(*system.h.at(n * kVectors + v), to + v * kLanes, tile.lanes_of(v));
+    }
   }
   const uint8_t* starts = starts_of(p, tile, block);
   const Steps B = vectors_of(p, p.B, tile, block), C = vectors_of(p, p.C, tile, block);
@@ -443,6 +445,7 @@ void backward_block(const SelectiveScan& p, const Tile& tile, const Block& block
   clear(p.grad_C + rest, (block.size - block.count) * p.states);
   if (block.count > 0) {
     stage_back(p, tile, block, system, s);
+    for (int64_t i = 0; i < p.states; i++) fetch_next(border(p, tile, block) + i * p.channels);
     int64_t n = 0;
     for (; n + kHigh <= p.states; n += kHigh) states_back<kHigh>(p, tile, block, part, n, system, s);
     for (; n < p.states; n++) states_back<1>(p, tile, block, part, n, system, s);
