@@ -57,7 +57,7 @@ def test_driver_under_sanitizers(machine: tuple[str, ...], tmp_path: Path) -> No
     [
         (
             "causal_conv1d.cc",
-            ["void add_tap", "void add_four_taps", "void activate", "void through_activation", "void accumulate"],
+            ["void add_tap", "void add_four_taps", "void four_taps", "void accumulate_four", "void accumulate"],
         ),
         (
             "lti_step.cc",
