@@ -140,3 +140,26 @@ def test_nothing_in_nothing_out() -> None:
     y, state = ops.selective_scan(**drawn, backend="native")
     assert y.shape == (2, 0, 6)
     assert torch.equal(state, drawn["state"])
+
+
+def test_neither_neighbours_nor_threads_change_a_number() -> None:
+    """More tiles of channels than go through a block together, and any share of them for a thread."""
+    torch.manual_seed(0)
+    drawn = draw(2, 50, 2112, 2, 1, full=True)
+    valid = torch.ones(2, 50, dtype=torch.bool)
+    whole = results(drawn, "native", torch.float32, valid)
+    few = slice(2100, 2112)
+    of_channels = {"u", "dt", "z", "A", "D", "dt_bias", "state"}
+    last = {"u": (..., few), "dt": (..., few), "z": (..., few), "state": (slice(None), few)}
+    part = {name: value[last.get(name, few)] if name in of_channels else value for name, value in drawn.items()}
+    y, state = ops.selective_scan(**part, dt_softplus=True, backend="native")
+    assert torch.equal(y, whole["y"].view(2, 50, 2112)[..., few])
+    assert torch.equal(state, whole["final"][:, few])
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            again = results(drawn, "native", torch.float32, valid)
+            assert all(torch.equal(again[name], value) for name, value in whole.items()), count
+    finally:
+        torch.set_num_threads(threads)
