@@ -18,6 +18,14 @@ _ADVICE = {
 DONE, DEFECT, USER, INTERRUPTED = 0, 1, 2, 130
 """Exit codes: a defect of longstate, something the user can put right, Ctrl-C."""
 
+WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "10000"}
+"""How torch's threads wait for each other: they spin for some 30 to 100 microseconds and then sleep.
+
+By default they spin for milliseconds, which multiplies the time of a training step where another program runs; threads
+that sleep at once wake late, which costs a quarter of a step where none does (`benchmarks/waiting.py`). The number is
+read by GNU's runtime alone, in which it goes before the policy.
+"""
+
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command `longstate` and exit.
@@ -30,9 +38,9 @@ def main(arguments: list[str] | None = None) -> None:
     """
     given = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in given
-    # torch's threads spin while they wait for each other; on a machine that does something else too, that multiplies
-    # the time of a training step. It is read when torch is loaded, and whoever sets the variable is obeyed.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # It is read when torch is loaded, and whoever sets one of the variables is obeyed.
+    if not any(name in os.environ for name in WAITING):
+        os.environ.update(WAITING)
     try:
         from longstate.cli.app import app
     except ModuleNotFoundError as error:
