@@ -1,4 +1,4 @@
-"""Where the time goes: the shares of matrix products, scan, short convolution, output stage and the rest.
+"""Where the time goes: the shares of matrix products, scan and its system, convolution, output stage and the rest.
 
 `python benchmarks/shares.py` prints a Markdown table of one run in one thread as `torch.profiler` sees it: a training
 step of Mamba, Mamba-2, S4D and S4, and the prefill and one decoded token of a language model of mamba-130m's shape.
@@ -27,7 +27,8 @@ from longstate.ops import _native
 
 PARTS = {
     "matrix products": ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::_addmm_activation"),
-    "scan": ("selective_scan", "ssd", "lti_scan", "lti_factors", "lti_kernel"),
+    "scan": ("selective_scan", "ssd", "lti_scan"),
+    "system": ("lti_factors", "lti_kernel"),
     "short convolution": ("causal_conv1d",),
     "output stage": ("gelu_map",),
 }
@@ -54,6 +55,8 @@ CASES: dict[str, tuple[str, Callable[[], Work]]] = {
     "mamba2": ("Mamba-2, 2,048 steps, forward and backward", lambda: train(Mamba2(768), 1, 2048, 768)),
     "s4d": ("S4D, 8 rows of 16,384, forward and backward", lambda: train(S4D(128, 64), 8, 16384, 128)),
     "s4": ("S4, 8 rows of 16,384, forward and backward", lambda: train(S4(128, 64), 8, 16384, 128)),
+    "s4d_short": ("S4D, 8 rows of 1,024, forward and backward", lambda: train(S4D(128, 64), 8, 1024, 128)),
+    "s4_short": ("S4, 8 rows of 1,024, forward and backward", lambda: train(S4(128, 64), 8, 1024, 128)),
     "prefill": (f"Prefill of 1,024 tokens, {LAYERS} layers of Mamba, {D_MODEL}", prefill),
 }
 
