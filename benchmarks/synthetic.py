@@ -1,9 +1,10 @@
 """Trains a model of each layer on each synthetic task of `recipes/synthetic` and prints how good they are.
 
 `python benchmarks/synthetic.py` runs all pairs; names of tasks and layers limit it, `seeds=3` repeats each pair on
-other sequences from other weights. A recipe is the same for all layers: width, depth, sequences, epochs and rates. The
-best epoch is chosen on the validation part, and the test part is read once a seed. Tokens: the share of right answers.
-Numbers: the root mean squared error in units of the standard deviation of what is to be said.
+other sequences from other weights, and a dotted path such as `training.epochs=4` overrides the recipes. A recipe is the
+same for all layers: width, depth, sequences, epochs and rates. The best epoch is chosen on the validation part, and the
+test part is read once a seed. Tokens: the share of right answers. Numbers: the root mean squared error in units of the
+standard deviation of what is to be said.
 """
 
 import dataclasses
@@ -19,7 +20,7 @@ from typing import Any, NamedTuple
 import torch
 
 from longstate import ops, training
-from longstate.cli.config_file import read_config
+from longstate.cli.config_file import parse_override, read_config
 from longstate.cli.prepare import divide, read_source
 from longstate.cli.runs import Options, train
 from longstate.data.synthetic import labels_of
@@ -74,13 +75,13 @@ def score(evaluation: training.Evaluation) -> float:
     return evaluation.accuracy
 
 
-def rows(recipes: Mapping[str, Path], layers: list[str], seeds: int) -> Iterator[str]:
+def rows(recipes: Mapping[str, Path], layers: list[str], seeds: int, overrides: Mapping[str, Any]) -> Iterator[str]:
     """A line of the table for each task."""
     for task, recipe in recipes.items():
-        is_tagging = labels_of(read_config(recipe).config.data.source) == "tagging"
+        is_tagging = labels_of(read_config(recipe, overrides).config.data.source) == "tagging"
         cells = []
         for name in layers:
-            results = [run(recipe, LAYERS[name], seed) for seed in range(seeds)]
+            results = [run(recipe, LAYERS[name], seed, overrides) for seed in range(seeds)]
             scores, seconds = [one.score for one in results], mean(one.seconds for one in results)
             spread = f" ({min(scores):.3f} to {max(scores):.3f})" if seeds > 1 else ""
             cells.append(f"{mean(scores):.3f}{spread}, {seconds:.0f} s")
@@ -93,6 +94,7 @@ def main() -> None:
     ops.set_up_allocator()
     recipes = {path.stem: path for path in sorted(RECIPES.glob("*.yaml"))}
     seeds, tasks, layers = 1, [], []
+    overrides: dict[str, Any] = {}
     for argument in sys.argv[1:]:
         if argument.startswith("seeds="):
             seeds = int(argument.removeprefix("seeds="))
@@ -100,13 +102,16 @@ def main() -> None:
             tasks.append(argument)
         elif argument in LAYERS:
             layers.append(argument)
+        elif "." in argument.partition("=")[0]:
+            path, value = parse_override(argument)
+            overrides[path] = value
         else:
             raise SystemExit(f"{argument} is no task or layer; choose from {', '.join([*recipes, *LAYERS])}.")
     tasks, layers = tasks or list(recipes), layers or list(LAYERS)
     today = time.strftime("%Y-%m-%d")
     print(f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, {today}\n")
     print(f"| task | {' | '.join(layers)} |\n{'|---' * (len(layers) + 1)}|")
-    for row in rows({name: recipes[name] for name in tasks}, layers, seeds):
+    for row in rows({name: recipes[name] for name in tasks}, layers, seeds, overrides):
         print(row, flush=True)
 
 
