@@ -1,49 +1,31 @@
 """The compiled step of Mamba and the product of a few rows, and when they stand back."""
 
-import copy
-import os
-import subprocess
-import sys
-from typing import Any, Literal, TypeVar
+from typing import Literal
 
 import pytest
 import torch
+from compiled_steps import (
+    assert_close,
+    check_constants,
+    check_layer_steps,
+    check_rows,
+    check_stack,
+    check_stands_back,
+    check_variant,
+    drawn,
+    weights_of,
+    widened,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from longstate import InputError, Mamba, ops
-from longstate.layers.mamba import MambaState
+from longstate import Mamba, ops
 from longstate.layers.step_branches import step_branches
-from longstate.models import Backbone, BackboneConfig, MambaConfig
+from longstate.models import BackboneConfig, MambaConfig
 from longstate.ops import _native
 
 pytestmark = pytest.mark.skipif(_native.library() is None, reason="no compiled kernels on this machine")
-
-Parts = TypeVar("Parts", MambaState, ops.MambaWeights)
-
-
-def carried(layer: Mamba, batch: int) -> MambaState:
-    return MambaState(*(torch.randn_like(part) for part in layer.initial_state(batch)))
-
-
-def weights_of(layer: Mamba) -> ops.MambaWeights:
-    plan = layer.constants().plan
-    assert plan is not None
-    return plan.weights
-
-
-def widened(parts: Parts) -> Parts:
-    build: Any = type(parts)
-    return build(*(part.double() if isinstance(part, Tensor) else part for part in parts))
-
-
-def assert_close(found, expected) -> None:
-    for part, wide in zip(found, expected, strict=True):
-        assert part.dtype is torch.float32
-        assert part.shape == wide.shape
-        if part.numel():
-            assert (part - wide).abs().max() <= 2e-6 * wide.abs().max() + 1e-6
 
 
 @given(
@@ -62,7 +44,7 @@ def test_equals_the_equations_in_double(
     torch.manual_seed(seed)
     layer = Mamba(width, d_state, d_conv=d_conv, inner_norm=inner_norm, bias=has_bias, conv_bias=has_bias)
     scale = torch.rand(batch) + 0.1 if isinstance(rate, str) else rate
-    x, state, weights = torch.randn(batch, width), carried(layer, batch), weights_of(layer)
+    x, state, weights = torch.randn(batch, width), drawn(layer.initial_state(batch)), weights_of(layer)
     with torch.no_grad():
         found = ops.mamba_step(x, *state, weights, rate=scale, backend="native")
         wide = scale.double() if isinstance(scale, Tensor) else scale
@@ -73,71 +55,28 @@ def test_equals_the_equations_in_double(
 @pytest.mark.parametrize("constants", [False, True], ids=["bare", "constants"])
 def test_a_layer_steps_as_its_modules_do(constants: bool) -> None:
     torch.manual_seed(0)
-    layer = Mamba(40, inner_norm="weighted")
-    x, state = torch.randn(3, 40), carried(layer, 3)
-    with torch.no_grad():
-        known = layer.constants(rate=0.7) if constants else None
-        y, new = layer.step(x, state, rate=None if constants else 0.7, constants=known)
-    same_y, same = copy.deepcopy(layer).double().step(x.double(), widened(state), rate=0.7)
-    assert_close((y, *new), (same_y, *same))
+    check_layer_steps(Mamba(40, inner_norm="weighted"), known=constants)
 
 
 @pytest.mark.parametrize("norm", ["rms", "layer"])
 def test_a_stack_steps_as_its_layers_do(norm: Literal["rms", "layer"]) -> None:
     torch.manual_seed(0)
-    config = BackboneConfig(d_model=24, n_layers=4, layer=MambaConfig(), norm=norm, branch_scale=0.5)
-    backbone = Backbone(config).eval()
-    wide, x = copy.deepcopy(backbone).double(), torch.randn(3, 24)
-    state = tuple(MambaState(*map(torch.randn_like, part)) for part in backbone.initial_state(3))
-    kept = [part.clone() for each in state for part in each]
+    backbone = check_stack(BackboneConfig(d_model=24, n_layers=4, layer=MambaConfig(), norm=norm, branch_scale=0.5))
+    x, layers = torch.randn(3, 24), backbone.layers
     with torch.no_grad():
-        y, new = step_branches(backbone.layers, x, state, backbone.constants().layers)
-        same_y, same = wide.step(x.double(), tuple(map(widened, state)))
-        assert_close((backbone.norm(y), *sum(new, ())), (same_y, *sum(same, ())))
-        assert all(torch.equal(part, before) for part, before in zip(sum(state, ()), kept, strict=True))
-        many = step_branches(backbone.layers, x.repeat(20, 1), backbone.initial_state(60), backbone.constants().layers)[
-            0
-        ]
-        alone = step_branches(backbone.layers, x, backbone.initial_state(3), backbone.constants().layers)[0]
+        many = step_branches(layers, x.repeat(20, 1), backbone.initial_state(60), backbone.constants().layers)[0]
+        alone = step_branches(layers, x, backbone.initial_state(3), backbone.constants().layers)[0]
     torch.testing.assert_close(many[:3], alone, rtol=1e-5, atol=1e-5)
 
 
 def test_a_row_says_the_same_whatever_is_beside_it() -> None:
     torch.manual_seed(0)
-    layer = Mamba(33)
-    x, state = torch.randn(9, 33), carried(layer, 9)
-    with torch.no_grad():
-        together = layer.step(x, state)
-        for row in (0, 3, 8):
-            alone = layer.step(x[row : row + 1], MambaState(*(part[row : row + 1] for part in state)))
-            assert torch.equal(together[0][row], alone[0][0])
-            assert torch.equal(together[1].ssm[row], alone[1].ssm[0])
+    check_rows(Mamba(33))
 
 
 def test_stands_back_where_a_gradient_or_another_type_is_asked_for() -> None:
     layer = Mamba(8)
-    x, state, weights = torch.randn(2, 8), carried(layer, 2), weights_of(layer)
-    assert "no gradient of its own" in str(ops.explain("mamba_step", x, *state, weights, 1.0)[0][1])
-    assert layer.step(x, state)[0].requires_grad
-    assert layer.step(x, state, constants=layer.constants())[0].requires_grad
-    with torch.no_grad():
-        assert ops.explain("mamba_step", x, *state, weights, 1.0)[0] == ("native", None)
-        for wrong, reason in (
-            ((x.double(), *state, weights, 1.0), "contiguous float32"),
-            ((x[:1].repeat(17, 1), *carried(layer, 17), weights, 1.0), "16 rows"),
-            ((x, state.conv, state.ssm[:1], weights, 1.0), "of the layer's shapes"),
-            ((x, *state, weights._replace(D=weights.D[:-1]), 1.0), "shapes that belong together"),
-        ):
-            assert reason in str(ops.explain("mamba_step", *wrong)[0][1])
-        with pytest.raises(
-            InputError, match="backend 'native' cannot run this call of mamba_step: is for 1 to 16 rows"
-        ):
-            ops.mamba_step(x[:1].repeat(17, 1), *carried(layer, 17), weights, backend="native")
-        with torch.autocast("cpu", torch.bfloat16):
-            assert "autocast" in str(ops.explain("mamba_step", x, *state, weights, 1.0)[0][1])
-            assert layer.step(x, state)[0].dtype is torch.bfloat16
-        with pytest.raises(InputError, match="tail"):
-            layer.step(x, MambaState(state.conv[:, :2], state.ssm))
+    check_stands_back("mamba_step", layer, D=weights_of(layer).D[:-1])
 
 
 def test_a_hook_and_a_replaced_projection_are_heard() -> None:
@@ -152,19 +91,7 @@ def test_a_hook_and_a_replaced_projection_are_heard() -> None:
 
 def test_constants_of_moved_weights_are_not_read_and_copies_have_their_own() -> None:
     torch.manual_seed(0)
-    layer = Mamba(8)
-    x, state = torch.randn(1, 8), carried(layer, 1)
-    with torch.no_grad():
-        constants = layer.constants()
-        assert constants.plan is not None
-        y = layer.step(x, state, constants=constants)[0]
-        copied = copy.deepcopy(constants)
-        assert copied.plan is not None
-        assert copied.plan.weights.into.data_ptr() != constants.plan.weights.into.data_ptr()
-        assert torch.equal(layer.step(x, state, constants=copied)[0], y)
-        layer.share_memory()
-        assert "take new constants" in str(constants.plan.why_not(x, *state, 1.0))
-        torch.testing.assert_close(layer.step(x, state, constants=constants)[0], y)
+    check_constants(Mamba(8))
 
 
 @pytest.mark.parametrize("has_bias", [False, True])
@@ -185,26 +112,4 @@ def test_a_linear_map_of_a_few_rows(batch: int, has_bias: bool) -> None:
 @pytest.mark.skipif(_native.instruction_set() == "base", reason="this machine has one variant, which runs above")
 @pytest.mark.parametrize("variant", ["avx2", "base"])
 def test_every_variant_computes_the_same(variant: str) -> None:
-    code = f"""
-import torch
-from longstate import Mamba, ops
-from longstate.ops import _native
-
-assert _native.instruction_set() == {variant!r}, _native.instruction_set()
-torch.manual_seed(0)
-layer = Mamba(33, inner_norm="weighted")
-x, state = torch.randn(5, 33), [torch.randn_like(part) for part in layer.initial_state(5)]
-with torch.no_grad():
-    weights = layer.constants().plan.weights
-    found = ops.mamba_step(x, *state, weights, backend="native")
-    wide = type(weights)(*(part.double() if isinstance(part, torch.Tensor) else part for part in weights))
-    expected = ops.mamba_step(x.double(), *(part.double() for part in state), wide, backend="reference")
-for part, double in zip(found, expected):
-    assert (part - double).abs().max() <= 2e-6 * double.abs().max()
-"""
-    ran = subprocess.run(
-        [sys.executable, "-c", code], env={**os.environ, "LONGSTATE_ISA": variant}, capture_output=True, text=True
-    )
-    if "AssertionError: base" in ran.stderr:
-        pytest.skip(f"this machine cannot run {variant}")
-    assert ran.returncode == 0, ran.stderr
+    check_variant(variant, "mamba_step", "Mamba(33, inner_norm='weighted'),")
