@@ -9,6 +9,8 @@
 typedef int64_t (*count_fn)();
 typedef int64_t (*tiles_fn)(int64_t, int64_t);
 typedef void (*selective_fn)(const SelectiveScan*, int64_t, int64_t);
+typedef int64_t (*border_fn)(int32_t);
+typedef int64_t (*lti_tasks_fn)(const LTIScan*);
 typedef void (*lti_fn)(const LTIScan*, int64_t, int64_t);
 typedef void (*lti_factors_fn)(const LTIFactors*, int64_t, int64_t);
 typedef void (*gelu_map_fn)(const GELUMap*, int64_t, int64_t);
@@ -29,7 +31,8 @@ typedef void (*ssd_fn)(const SSD*, int64_t, int64_t);
   void longstate_selective_forward_##isa(const SelectiveScan*, int64_t, int64_t);       \
   void longstate_selective_backward_##isa(const SelectiveScan*, int64_t, int64_t);      \
   int64_t longstate_lanes_##isa();                                                      \
-  int64_t longstate_lti_group_##isa();                                                  \
+  int64_t longstate_lti_border_##isa(int32_t);                                          \
+  int64_t longstate_lti_tasks_##isa(const LTIScan*);                                    \
   void longstate_lti_forward_##isa(const LTIScan*, int64_t, int64_t);                   \
   void longstate_lti_backward_##isa(const LTIScan*, int64_t, int64_t);                  \
   int64_t longstate_doubles_##isa();                                                    \
@@ -75,7 +78,9 @@ struct Kernels {
   count_fn selective_block;
   tiles_fn selective_tiles;
   selective_fn selective_forward, selective_backward;
-  count_fn lanes, lti_group;
+  count_fn lanes;
+  border_fn lti_border;
+  lti_tasks_fn lti_tasks;
   lti_fn lti_forward, lti_backward;
   count_fn doubles;
   lti_factors_fn lti_factors_forward, lti_factors_backward;
@@ -101,7 +106,8 @@ struct Kernels {
 #define KERNELS(isa)                                                                                            \
   Kernels {                                                                                                     \
     #isa, longstate_selective_block_##isa, longstate_selective_tiles_##isa, longstate_selective_forward_##isa,  \
-        longstate_selective_backward_##isa, longstate_lanes_##isa, longstate_lti_group_##isa,                   \
+        longstate_selective_backward_##isa, longstate_lanes_##isa, longstate_lti_border_##isa,                  \
+        longstate_lti_tasks_##isa,                                                                              \
         longstate_lti_forward_##isa, longstate_lti_backward_##isa, longstate_doubles_##isa,                      \
         longstate_lti_factors_forward_##isa, longstate_lti_factors_backward_##isa,                              \
         longstate_gelu_map_rows_##isa, longstate_gelu_map_forward_##isa, longstate_gelu_map_backward_##isa,      \
@@ -272,9 +278,9 @@ LONGSTATE_API int32_t longstate_selective_scan_backward(const SelectiveScan* p, 
   return over_tasks(selective_tasks(p), p, selective_back_range, pool);
 }
 LONGSTATE_API int64_t longstate_lanes() { return kernels().lanes(); }
-LONGSTATE_API int64_t longstate_lti_group() { return kernels().lti_group(); }
+LONGSTATE_API int64_t longstate_lti_border(int32_t kind) { return kernels().lti_border(kind); }
 LONGSTATE_API int32_t longstate_lti_scan(const LTIScan* p, parallel_for pool) {
-  return over_tasks(lti_tiles(p) * p->batch, p, lti_range, pool);
+  return over_tasks(kernels().lti_tasks(p), p, lti_range, pool);
 }
 LONGSTATE_API int32_t longstate_lti_scan_backward(const LTIScan* p, parallel_for pool) {
   return over_tasks(lti_tiles(p) * p->parts, p, lti_back_range, pool);

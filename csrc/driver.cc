@@ -85,7 +85,7 @@ std::vector<int64_t> some_lengths(const Size& size) {
 
 void lti_scan(const Size& size, Carry kind) {
   const int64_t B = size.batch, L = size.length, H = size.features, N = size.states, C = size.channels, T = 8;
-  const int64_t carries = kind == kDense ? N * N : N, parts = 2, group = T * longstate_lti_group();
+  const int64_t carries = kind == kDense ? N * N : N, parts = 2, group = T * longstate_lti_border(kind);
   std::vector<float> u = draw(B * L * H), taps = draw(C * T * H), rows = draw(C * T * N * H);
   std::vector<float> columns = draw(T * N * H), carry = draw(carries * H, -0.5f, 0.5f), state = draw(B * N * H);
   const std::vector<int64_t> lengths = some_lengths(size);
@@ -999,7 +999,8 @@ int main() {
   for (Carry kind : {kReal, kComplex, kDense}) {
     const int64_t even = kind == kComplex ? 6 : 5;
     for (const Size& size : {Size{3, 1, 1, even, 1}, Size{3, 7, 5, even, 2}, Size{2, 8, 16, 2, 1},
-                             Size{4, 301, 19, even, 2}, Size{1, 129, 33, 10, 1}}) {
+                             Size{4, 301, 19, even, 2}, Size{1, 129, 33, 10, 1}, Size{21, 20, 5, even, 1},
+                             Size{9, 150, 17, even, 2}}) {
       lti_scan(size, kind);
       lti_step(size, kind);
     }

@@ -82,12 +82,12 @@ typedef MatrixOf<vec> Matrix;
 // The range of the inner index that a product needs for the result's columns j .. j + kWide - 1.
 enum class Inner { all, until_column, from_column };
 
-template <int high, int wide, class V>
+template <int high, int wide, bool fresh, class V>
 inline void product_tile(const MatrixOf<V>& a, const MatrixOf<V>& b, const MatrixOf<V>& c, int64_t i, int64_t j,
                          int64_t first, int64_t last) {
   V sum[high][wide];
   for (int p = 0; p < high; p++)
-    for (int q = 0; q < wide; q++) sum[p][q] = *c.at(i + p, j + q);
+    for (int q = 0; q < wide; q++) sum[p][q] = fresh ? V{} : *c.at(i + p, j + q);
   const V *left = a.at(i, first), *right = b.at(first, j);
   for (int64_t k = first; k < last; k++, left += a.across, right += b.down) {
     V row[wide];
@@ -101,23 +101,36 @@ inline void product_tile(const MatrixOf<V>& a, const MatrixOf<V>& b, const Matri
     for (int q = 0; q < wide; q++) *c.at(i + p, j + q) = sum[p][q];
 }
 
-template <int wide, class V>
+template <int wide, bool fresh, class V>
 inline void product_columns(const MatrixOf<V>& a, const MatrixOf<V>& b, const MatrixOf<V>& c, int64_t rows,
                             int64_t inner, int64_t j, Inner range) {
   const int64_t first = range == Inner::from_column ? j : 0;
   const int64_t last = range == Inner::until_column && j + wide < inner ? j + wide : inner;
   int64_t i = 0;
-  for (; i + kHigh <= rows; i += kHigh) product_tile<kHigh, wide>(a, b, c, i, j, first, last);
-  for (; i < rows; i++) product_tile<1, wide>(a, b, c, i, j, first, last);
+  for (; i + kHigh <= rows; i += kHigh) product_tile<kHigh, wide, fresh>(a, b, c, i, j, first, last);
+  for (; i < rows; i++) product_tile<1, wide, fresh>(a, b, c, i, j, first, last);
+}
+
+template <bool fresh, class V>
+inline void all_of_product(const MatrixOf<V>& a, const MatrixOf<V>& b, const MatrixOf<V>& c, int64_t rows,
+                           int64_t inner, int64_t columns, Inner range) {
+  int64_t j = 0;
+  for (; j + kWide <= columns; j += kWide) product_columns<kWide, fresh>(a, b, c, rows, inner, j, range);
+  for (; j < columns; j++) product_columns<1, fresh>(a, b, c, rows, inner, j, range);
 }
 
 // c += a b in every lane, for a (rows, inner), b (inner, columns).
 template <class V>
 inline void add_product(const MatrixOf<V>& a, const MatrixOf<V>& b, const MatrixOf<V>& c, int64_t rows,
                         int64_t inner, int64_t columns, Inner range = Inner::all) {
-  int64_t j = 0;
-  for (; j + kWide <= columns; j += kWide) product_columns<kWide>(a, b, c, rows, inner, j, range);
-  for (; j < columns; j++) product_columns<1>(a, b, c, rows, inner, j, range);
+  all_of_product<false>(a, b, c, rows, inner, columns, range);
+}
+
+// c = a b.
+template <class V>
+inline void product(const MatrixOf<V>& a, const MatrixOf<V>& b, const MatrixOf<V>& c, int64_t rows, int64_t inner,
+                    int64_t columns, Inner range = Inner::all) {
+  all_of_product<true>(a, b, c, rows, inner, columns, range);
 }
 
 }  // namespace

@@ -60,7 +60,7 @@ struct LTIScan {
   const int64_t* lengths;   // (batch) or null
   float* y;                 // (batch, length, channels, features)
   float* last;              // (batch, states, features): states before the last chunk of each row
-  float* borders;           // (groups, batch, states, features): states before every group of chunks, or null
+  float* borders;           // (-, batch, states, features): states before every border, longstate_lti_border, or null
   // Of the backward pass.
   const float *grad_y, *grad_last;
   float *grad_u, *grad_state;
@@ -304,7 +304,7 @@ LONGSTATE_API int32_t longstate_selective_scan_backward(const SelectiveScan*, pa
 LONGSTATE_API int32_t longstate_linear_scan(const LinearScan*, parallel_for);
 LONGSTATE_API int32_t longstate_linear_scan_backward(const LinearScan*, parallel_for);
 LONGSTATE_API int64_t longstate_lanes();
-LONGSTATE_API int64_t longstate_lti_group();
+LONGSTATE_API int64_t longstate_lti_border(int32_t kind);  // chunks between states that the forward pass keeps
 LONGSTATE_API int32_t longstate_lti_scan(const LTIScan*, parallel_for);
 LONGSTATE_API int32_t longstate_lti_scan_backward(const LTIScan*, parallel_for);
 LONGSTATE_API int32_t longstate_lti_factors(const LTIFactors*, parallel_for);

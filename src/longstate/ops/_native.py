@@ -226,7 +226,7 @@ _FUNCTIONS = {
     "longstate_varying_scan": (ctypes.c_int32, (ctypes.POINTER(VaryingScan), _POINTER)),
     "longstate_varying_scan_backward": (ctypes.c_int32, (ctypes.POINTER(VaryingScan), _POINTER)),
     "longstate_lanes": (_INT, ()),
-    "longstate_lti_group": (_INT, ()),
+    "longstate_lti_border": (_INT, (ctypes.c_int32,)),
     "longstate_lti_scan": (ctypes.c_int32, (ctypes.POINTER(LTIScan), _POINTER)),
     "longstate_lti_scan_backward": (ctypes.c_int32, (ctypes.POINTER(LTIScan), _POINTER)),
     "longstate_lti_factors": (ctypes.c_int32, (ctypes.POINTER(LTIFactors), _POINTER)),

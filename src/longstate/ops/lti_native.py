@@ -108,7 +108,7 @@ def _forward(
     lengths: Tensor | None,
     kind: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Outputs, the states before the last chunks, and those before groups of chunks, which the gradient needs."""
+    """Outputs, the states before the last chunks, and those at borders between chunks, which the gradient needs."""
     y, last, borders = _like_forward(u, taps, rows, columns, carry, state, lengths, kind)
     if y.numel() == 0 and u.shape[1] == 0:
         return y, last.zero_() if state is None else last.copy_(state), borders
@@ -167,8 +167,8 @@ def _like_forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     batch, length, H = u.shape
     channels, T, N = rows.shape[:3]
-    size = T * _native.kernels().longstate_lti_group()
-    # One or two more than there are groups: a program with a free length must not find only one, and keep to that.
+    size = T * _native.kernels().longstate_lti_border(kind)
+    # One or two more than there are borders: a program with a free length must not find only one, and keep to that.
     borders = u.new_empty(length // size + 2, batch, N, H)
     return u.new_empty(batch, length, channels, H), u.new_empty(batch, N, H), borders
 
