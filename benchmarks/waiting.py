@@ -1,9 +1,9 @@
-"""What a training step costs under each way in which the threads of OpenMP may wait for each other.
+"""What a training step and a decoded token cost by how the threads of OpenMP wait for each other.
 
-`python benchmarks/waiting.py` measures S4D alone on the machine, `--beside 2` next to two processes that multiply
-matrices. How threads wait is read from the environment when torch is loaded, so each way has a process of its own; the
-processes take turns (medians of rounds, ratios within a round), two threads each. A thread that spins for a while
-before it sleeps wakes early; beside other programs it takes their time. `longstate` sets a GOMP_SPINCOUNT of 10,000.
+`python benchmarks/waiting.py` measures S4D and a language model of mamba-130m's shape alone on the machine,
+`--beside 2` next to two processes that multiply matrices. How threads wait is read from the environment when torch is loaded, so
+each way has a process of its own; the processes take turns (medians of rounds, ratios within a round), two threads
+each. A thread that spins for a while before it sleeps wakes early; beside other programs it takes their time.
 """
 
 import argparse
@@ -21,18 +21,19 @@ from longstate.cli.entry import WAITING
 WAYS: dict[str, Mapping[str, str]] = {
     "nothing set": {},
     "OMP_WAIT_POLICY=PASSIVE": {"OMP_WAIT_POLICY": "PASSIVE"},
-    "GOMP_SPINCOUNT=3000": {"GOMP_SPINCOUNT": "3000"},
-    "as the commands set it": WAITING,
-    "GOMP_SPINCOUNT=30000": {"GOMP_SPINCOUNT": "30000"},
+    "the commands' own": WAITING,
+    **{f"PASSIVE, {count:,}": WAITING | {"GOMP_SPINCOUNT": str(count)} for count in (1000, 10000, 30000)},
 }
 BATCH, D_MODEL, D_STATE, THREADS = 8, 128, 64, 2
 LENGTHS = {1024: 8, 16384: 1}
 """How many steps are a turn at each length."""
+TOKEN, TOKENS = 0, 8
+"""What stands for a decoded token among the lengths, and how many of them are a turn."""
 ROUNDS = 5
 
 
 class Turn(NamedTuple):
-    """Milliseconds of a training step, by the clock and of all threads together."""
+    """Milliseconds of a training step or a token, by the clock and of all threads together."""
 
     wall: float
     cpu: float
@@ -43,19 +44,23 @@ def work() -> None:
     import torch
 
     from longstate import S4D, ops
+    from longstate.bench.cases import language_model
 
     ops.set_up_allocator()
     torch.set_num_threads(THREADS)
     torch.manual_seed(0)
-    layer = S4D(D_MODEL, D_STATE)
+    language_model.TOKENS = TOKENS
+    layer, decode = S4D(D_MODEL, D_STATE), language_model.decode(1)
     inputs = {length: torch.randn(BATCH, length, D_MODEL, requires_grad=True) for length in LENGTHS}
     for line in sys.stdin:
         length = int(line)
         begun = time.perf_counter(), time.process_time()
-        for _ in range(LENGTHS[length]):
+        if length == TOKEN:
+            decode()
+        for _ in range(LENGTHS.get(length, 0)):
             layer.zero_grad()
             layer(inputs[length]).sum().backward()
-        each = 1e3 / LENGTHS[length]
+        each = 1e3 / (TOKENS if length == TOKEN else LENGTHS[length])
         print(each * (time.perf_counter() - begun[0]), each * (time.process_time() - begun[1]), flush=True)
 
 
@@ -105,10 +110,13 @@ def compare(beside: int) -> None:
     workers = {way: start("worker", environment) for way, environment in WAYS.items()}
     try:
         print(f"{platform.machine()}, {THREADS} threads of {os.cpu_count()} cores, {time.strftime('%Y-%m-%d')}{load}")
-        print(f"S4D, B = {BATCH}, d_model = {D_MODEL}, d_state = {D_STATE}, forward and backward; {beside} busy beside")
-        for length in LENGTHS:
+        print(
+            f"S4D, B = {BATCH}, d_model = {D_MODEL}, d_state = {D_STATE}, forward and backward; mamba-130m's shape; {beside} beside"
+        )
+        for length in (*LENGTHS, TOKEN):
             turns = measure(workers, length)
-            print(f"\n| L = {length:,} | a step, ms | processor, ms | x nothing set |\n| --- | ---: | ---: | ---: |")
+            what = "decoded token" if length == TOKEN else f"training step, L = {length:,}"
+            print(f"\n| {what} | ms | processor, ms | x nothing set |\n| --- | ---: | ---: | ---: |")
             for way, mine in turns.items():
                 wall, cpu = median(turn.wall for turn in mine), median(turn.cpu for turn in mine)
                 plain = turns["nothing set"]

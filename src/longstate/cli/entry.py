@@ -18,8 +18,8 @@ _ADVICE = {
 DONE, DEFECT, USER, INTERRUPTED = 0, 1, 2, 130
 """Exit codes: a defect of longstate, something the user can put right, Ctrl-C."""
 
-WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "10000"}
-"""How torch's threads wait for each other: they spin for some 30 to 100 microseconds and then sleep.
+WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "3000"}
+"""How torch's threads wait for each other: they spin for a moment and then sleep.
 
 By default they spin for milliseconds, which multiplies the time of a training step where another program runs; threads
 that sleep at once wake late, which costs a quarter of a step where none does (`benchmarks/waiting.py`). The number is
