@@ -1,9 +1,9 @@
 """What a training step and a decoded token cost by how the threads of OpenMP wait for each other.
 
 `python benchmarks/waiting.py` measures S4D and a language model of mamba-130m's shape alone on the machine,
-`--beside 2` next to two processes that multiply matrices. How threads wait is read from the environment when torch is loaded, so
-each way has a process of its own; the processes take turns (medians of rounds, ratios within a round), two threads
-each. A thread that spins for a while before it sleeps wakes early; beside other programs it takes their time.
+`--beside 2` next to two processes that multiply matrices. How threads wait is read from the environment when torch is
+loaded, so each way has a process of its own; the processes take turns (medians of rounds, ratios within a round), two
+threads each. A thread that spins for a while before it sleeps wakes early; beside other programs it takes their time.
 """
 
 import argparse
@@ -110,9 +110,7 @@ def compare(beside: int) -> None:
     workers = {way: start("worker", environment) for way, environment in WAYS.items()}
     try:
         print(f"{platform.machine()}, {THREADS} threads of {os.cpu_count()} cores, {time.strftime('%Y-%m-%d')}{load}")
-        print(
-            f"S4D, B = {BATCH}, d_model = {D_MODEL}, d_state = {D_STATE}, forward and backward; mamba-130m's shape; {beside} beside"
-        )
+        print(f"S4D: B = {BATCH}, d_model = {D_MODEL}, d_state = {D_STATE}, forward and backward; {beside} busy beside")
         for length in (*LENGTHS, TOKEN):
             turns = measure(workers, length)
             what = "decoded token" if length == TOKEN else f"training step, L = {length:,}"
