@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from longstate._checks import InputError
 from longstate.bench.case import Case
-from longstate.bench.cases import growth, language_model, selective, stepping, time_invariant
+from longstate.bench.cases import growth, language_model, selective, stack, stepping, time_invariant
 
 CASES: dict[str, Case] = {
     case.name: case
@@ -16,6 +16,7 @@ CASES: dict[str, Case] = {
         time_invariant.S4_FORWARD,
         time_invariant.S4_TRAINING,
         time_invariant.S5_TRAINING,
+        stack.STACK,
         language_model.LOAD,
         language_model.PREFILL,
         language_model.DECODE,

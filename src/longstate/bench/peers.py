@@ -78,9 +78,11 @@ def s5_pytorch_layer(d_model: int, modes: int) -> nn.Module:
 class Recurrent(nn.Module):
     """PyTorch's LSTM or GRU, its outputs alone."""
 
-    def __init__(self, kind: type[nn.LSTM] | type[nn.GRU], d_model: int) -> None:
+    def __init__(
+        self, kind: type[nn.LSTM] | type[nn.GRU], d_model: int, n_layers: int = 1, dropout: float = 0.0
+    ) -> None:
         super().__init__()
-        self.inner = kind(d_model, d_model, batch_first=True)
+        self.inner = kind(d_model, d_model, n_layers, dropout=dropout, batch_first=True)
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, length, d_model) to the same."""

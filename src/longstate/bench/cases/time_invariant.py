@@ -34,10 +34,15 @@ def cauchy(length: int, *, kind: Pass) -> Work:
     return _WORK[kind](MaterialisedS4(S4(D_MODEL, D_STATE), length), BATCH, length, D_MODEL)
 
 
+def factorised(length: int, d_model: int) -> Product:
+    """The kernels of `d_model` systems as products of two matrices."""
+    M, T = split_length(length)
+    return Product(M, D_STATE, T, d_model)
+
+
 def its_products(length: int, *, kind: Pass) -> Work:
     """The products of the factorised kernel and of the output map."""
-    M, T = split_length(length)
-    shapes = [Product(M, D_STATE, T, D_MODEL), Product(BATCH * length, D_MODEL, 2 * D_MODEL)]
+    shapes = [factorised(length, D_MODEL), Product(BATCH * length, D_MODEL, 2 * D_MODEL)]
     return products(shapes, copied=2 * BATCH * length * D_MODEL, backward=kind == "training")
 
 
