@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import gc
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -160,9 +161,10 @@ def test_constants_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert calls == [0.5, 0.5]
 
 
-def live_tensors() -> list[int]:
+def live_tensors() -> Counter[int]:
+    """How many tensors of how many bytes there are: less `before`, what is new, whatever else went meanwhile."""
     gc.collect()
-    return sorted(each.untyped_storage().nbytes() for each in gc.get_objects() if issubclass(type(each), Tensor))
+    return Counter(each.untyped_storage().nbytes() for each in gc.get_objects() if issubclass(type(each), Tensor))
 
 
 @EACH
@@ -174,11 +176,11 @@ def test_memory_does_not_grow(config: ModelConfig) -> None:
     before = live_tensors()
     for _ in range(200):
         session.push(x_t)
-    assert live_tensors() == before
+    assert not live_tensors() - before
     session.push_chunk(draw(1, 4000, 2))
-    assert sum(live_tensors()) < sum(before) + 4000 * 8, "a state keeps its chunk"
+    assert max(live_tensors() - before, default=0) < 4000 * 8, "a state keeps its chunk"
     session.push(x_t)
-    assert live_tensors() == before
+    assert not live_tensors() - before
 
 
 def test_a_session_keeps_the_model_as_it_is() -> None:
