@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from longstate._checks import InputError, check_lengths, check_positive, check_sequence, check_starts, zero_padding
 from longstate.layers.base import OptimizerRule, SequenceLayer
 from longstate.layers.bidirectional import reversal, take_steps
+from longstate.layers.halves import linear_halves
 from longstate.layers.mamba import NO_DECAY
 from longstate.layers.selective_branch import SelectiveBranch
 
@@ -110,7 +111,7 @@ class BidirectionalMamba(SequenceLayer):
                 f"`rate` is a tensor of shape {tuple(rate.shape)}, but BidirectionalMamba takes one number, since "
                 "intervals backwards are not those forwards; pass a float."
             )
-        x, z = self.in_proj(zero_padding(x, lengths)).chunk(2, dim=-1)
+        x, z = linear_halves(self.in_proj, zero_padding(x, lengths))
         ahead = self.forward_branch(x, z, lengths=lengths, rate=rate, starts=starts)
         order, back_starts = reversal(x, lengths, starts)
         back = self.backward_branch(
