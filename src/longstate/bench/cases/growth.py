@@ -31,7 +31,7 @@ def whole(length: int, *, layer: str) -> Work:
 
 def whole_bytes(length: int, *, layer: str) -> int:
     """What a step was seen to take at most: every layer runs a million steps alone, once."""
-    large = {"Mamba2": 10_500, "Mamba3": 16_000, "HippoMemory": 29_000, "ParallelHybrid": 14_000, "Block-State": 10_000}
+    large = {"HippoMemory": 10_000, "ParallelHybrid": 14_000, "Block-State": 10_000}
     return large.get(layer, 6_000) * length
 
 
