@@ -126,18 +126,3 @@ static inline float fast_gelu(float x) { return 0.5f * x * (1.f + fast_erf(0.707
 static inline float fast_gelu_tanh(float x) {
   return x * fast_sigmoid(1.5957691216f * (x + 0.044715f * x * x * x));
 }
-
-struct ValueSlope {
-  float value, slope;
-};
-
-// The derivatives of the two: of the first the distribution plus x times the density of a normal variable.
-static inline ValueSlope fast_gelu_slope(float x) {
-  float below = 0.5f * (1.f + fast_erf(0.70710678119f * x));
-  return {x * below, below + x * 0.3989422804f * fast_exp(-0.5f * x * x)};
-}
-
-static inline ValueSlope fast_gelu_tanh_slope(float x) {
-  float q = x * x, s = fast_sigmoid(1.5957691216f * x * (1.f + 0.044715f * q));
-  return {x * s, s + x * s * (1.f - s) * 1.5957691216f * (1.f + 0.134145f * q)};
-}

@@ -6,7 +6,7 @@
 //
 // A task is a block of rows, which goes through all of it in the first two caches. The backward pass computes g again;
 // by the gate's argument the derivative is dout out (1 - s), so that nothing else of the forward pass is needed.
-#include "fastmath.h"
+#include "lanes_math.h"
 #include "longstate.h"
 #include "products.h"
 
@@ -109,40 +109,32 @@ struct Map {
   }
 };
 
+int64_t lanes_left(int64_t count, int64_t k) { return count - k < kLanes ? count - k : kLanes; }
+
+// Into rows of a block, which have room for whole vectors.
 void activate(const float* y, int64_t count, bool tanh, float* g) {
-  if (tanh) {
-#pragma omp simd
-    for (int64_t k = 0; k < count; k++) g[k] = fast_gelu_tanh(y[k]);
-  } else {
-#pragma omp simd
-    for (int64_t k = 0; k < count; k++) g[k] = fast_gelu(y[k]);
+  for (int64_t k = 0; k < count; k += kLanes) {
+    const vec x = load(y + k, lanes_left(count, k));
+    write(tanh ? gelu_tanh(x).value : gelu(x).value, g + k);
   }
 }
 
 void activate_with_slope(const float* y, int64_t count, bool tanh, float* g, float* slope) {
-  if (tanh) {
-#pragma omp simd
-    for (int64_t k = 0; k < count; k++) {
-      const ValueSlope found = fast_gelu_tanh_slope(y[k]);
-      g[k] = found.value;
-      slope[k] = found.slope;
-    }
-  } else {
-#pragma omp simd
-    for (int64_t k = 0; k < count; k++) {
-      const ValueSlope found = fast_gelu_slope(y[k]);
-      g[k] = found.value;
-      slope[k] = found.slope;
-    }
+  for (int64_t k = 0; k < count; k += kLanes) {
+    const vec x = load(y + k, lanes_left(count, k));
+    const ValueSlope found = tanh ? gelu_tanh(x) : gelu(x);
+    write(found.value, g + k);
+    write(found.slope, slope + k);
   }
 }
 
 // out = value sigmoid(h), and the gates in place of h.
 void gate(const float* value, float* h, int64_t count, float* out) {
-#pragma omp simd
-  for (int64_t j = 0; j < count; j++) {
-    h[j] = fast_sigmoid(h[j]);
-    out[j] = value[j] * h[j];
+  for (int64_t k = 0; k < count; k += kLanes) {
+    const int64_t lanes = lanes_left(count, k);
+    const vec s = sigmoid(read(h + k));
+    write(s, h + k);
+    store(load(value + k, lanes) * s, out + k, lanes);
   }
 }
 

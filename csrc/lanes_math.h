@@ -105,4 +105,39 @@ inline Softplus softplus(vec x) {
   return {(x > 0.f ? x : zero()) + t * p, x < 0.f ? t * up : up};
 }
 
+// The share of a normal distribution below x; an absolute error of 6e-8. Below -a it is 2^P(a), for a from 0.
+inline vec normal_below(vec x) {
+  const vec a = x < 0.f ? -x : x;
+  vec p = zero() + 2.002996808e-7f;
+  p = p * a - 4.771659405e-6f;
+  p = p * a + 4.533842366e-5f;
+  p = p * a - 1.890411222e-4f;
+  p = p * a - 1.560409146e-4f;
+  p = p * a + 7.102513220e-3f;
+  p = p * a - 5.252554640e-2f;
+  p = p * a - 4.591992795e-1f;
+  p = p * a - 1.151106000f;
+  p = p * a - 1.f;
+  const vec shifted = p + kToInteger;
+  vec tail = power_of_two(shifted, p - (shifted - kToInteger));
+  tail = a < 5.58f ? tail : zero();
+  return x < 0.f ? tail : 1.f - tail;
+}
+
+struct ValueSlope {
+  vec value, slope;
+};
+
+// x times that share; its derivative is the share and x times the density.
+inline ValueSlope gelu(vec x) {
+  const vec share = normal_below(x);
+  return {x * share, share + x * (0.3989422804f * exp_of_negative(-0.5f * x * x))};
+}
+
+// x (1 + tanh(z)) / 2 = x sigmoid(2 z), z = sqrt(2 / pi) (x + 0.044715 x^3).
+inline ValueSlope gelu_tanh(vec x) {
+  const vec q = x * x, s = sigmoid(1.5957691216f * x * (1.f + 0.044715f * q));
+  return {x * s, s + x * s * (1.f - s) * (1.5957691216f * (1.f + 0.134145f * q))};
+}
+
 }  // namespace

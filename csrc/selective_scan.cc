@@ -7,7 +7,7 @@
 // steps of the block, in registers, before the next ones do. Up to kTogether tiles go through a block before the next
 // one, so that neighbours read a row's pages after each other. The forward pass keeps the states between blocks; the
 // backward pass goes through the blocks in reverse and computes what is inside them again, which for kHigh states of a
-// vector stays in the first-level cache.
+// vector stays in the first-level cache. The file is long because the passes share what each of them stages.
 #include <deque>
 
 #include "lanes_math.h"

@@ -67,7 +67,7 @@ def test_driver_under_sanitizers(machine: tuple[str, ...], tmp_path: Path) -> No
             ],
         ),
         ("dropout.cc", ["void draw", "void thin"]),
-        ("gelu_map.cc", ["void activate", "void activate_with_slope", "void gate", "void gate_back"]),
+        ("gelu_map.cc", ["void gate_back"]),
         ("linear_scan.cc", ["void spread", "void advance", "void retreat"]),
         ("ssd.cc", ["void within", "float gather_terms"]),
         ("products.h", ["inline void scale", "inline void scale_by", "inline void add_to", "inline float dot"]),
