@@ -8,8 +8,8 @@
 //
 //   A^T = R^T + sum_k sum_j (R^{T-1-j} U_k) (V_k^T A^j)
 //
-// is one product of two factors that are made the same way. Lanes are features: a task is a tile of kDoubles of them. The file is
-// long because every step forward stands beside its way back.
+// is one product of two factors that are made the same way. Lanes are features: a task is a tile of kDoubles of them.
+// The file is long because every step forward stands beside its way back.
 #include <utility>
 
 #include "lanes.h"
