@@ -1,5 +1,6 @@
 """A long sequence piece by piece: the numbers of the whole, and the memory of a piece."""
 
+import importlib
 from typing import Any
 
 import pytest
@@ -9,16 +10,22 @@ from torch.utils import _pytree
 
 import catalogue
 from longstate.diagnostics import laws
-from longstate.layers import CausalLayer, HippoMemory, Mamba2, Mamba3, pieces
+from longstate.layers import GSS, CausalLayer, HippoMemory, Hyena, Mamba, Mamba2, Mamba3, pieces
 from peak import Peak
 
+hyena = importlib.import_module("longstate.layers.hyena")
+
 PIECE = 4
-ENTRIES = [entry for entry in catalogue.CAUSAL_LAYERS if isinstance(entry.build(), Mamba2 | Mamba3 | HippoMemory)]
+IN_PIECES = GSS | HippoMemory | Hyena | Mamba | Mamba2 | Mamba3
+NO_INTERVALS = GSS | HippoMemory | Hyena
+ENTRIES = [entry for entry in catalogue.CAUSAL_LAYERS if isinstance(entry.build(), IN_PIECES)]
 LARGE = {
+    "Mamba": lambda: Mamba(4, 8),
     "Mamba2": lambda: Mamba2(4, 8, head_dim=4),
     "Mamba2(d_ssm)": lambda: Mamba2(4, 8, head_dim=4, d_ssm=4),
     "Mamba3": lambda: Mamba3(4, 8, head_dim=4),
     "Mamba3(rank)": lambda: Mamba3(4, 8, head_dim=4, rank=2),
+    "Hyena": lambda: Hyena(8, filter_length=16, order=3, filter_order=4),
     "HippoMemory": lambda: HippoMemory(64, 4),
     "HippoMemory(legt)": lambda: HippoMemory(64, 4, measure="legt", window=50),
 }
@@ -28,6 +35,7 @@ def cut(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     """Pieces of `size` elements from twice that length on, without gradients."""
     monkeypatch.setattr(pieces, "_SHORTEST", size)
     monkeypatch.setattr(pieces, "_NUMBERS", {"cpu": 0})
+    monkeypatch.setattr(hyena, "_WINDOWS", 0)
 
 
 def calls(monkeypatch: pytest.MonkeyPatch, cls: type, name: str) -> list[int]:
@@ -53,7 +61,7 @@ def test_pieces_obey_the_laws(entry: catalogue.Entry, monkeypatch: pytest.Monkey
     laws.check_packed_rows(layer, make_input=entry.make_input, length=13)
     laws.check_rows_do_not_interact(layer, make_input=entry.make_input, length=13)
     laws.check_purity(layer, make_input=entry.make_input, length=13)
-    if not isinstance(layer, HippoMemory):
+    if not isinstance(layer, NO_INTERVALS):
         laws.check_irregular_rate(layer, make_input=entry.make_input, length=13)
 
 
@@ -62,7 +70,7 @@ def arguments(layer: CausalLayer[Any], length: int) -> list[dict[str, Any]]:
     lengths = torch.tensor([0, 1, 4, 5, 8, length])
     starts = torch.rand(6, length) < 0.2
     found: list[dict[str, Any]] = [{}, {"lengths": lengths}, {"starts": starts}, {"lengths": lengths, "starts": starts}]
-    if not isinstance(layer, HippoMemory):
+    if not isinstance(layer, NO_INTERVALS):
         rate = torch.rand(6, length, dtype=torch.float64)
         rate = torch.where(torch.arange(length) < lengths[:, None], rate, torch.nan)
         found += [{"rate": 0.5}, {"lengths": lengths, "starts": starts, "rate": rate}]
@@ -91,11 +99,11 @@ def test_pieces_are_the_whole(entry: catalogue.Entry, monkeypatch: pytest.Monkey
                 assert torch.allclose(part, wanted, rtol=1e-11, atol=1e-11)
 
 
-@pytest.mark.parametrize("cls", [Mamba2, Mamba3])
+@pytest.mark.parametrize("cls", [Mamba, Mamba2, Mamba3])
 def test_whole_with_a_gradient_and_in_pieces_without(cls: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     cut(monkeypatch, PIECE)
     lengths = calls(monkeypatch, cls, "_piece")
-    layer, x = cls(4, 4, head_dim=4), torch.randn(1, 10, 4)
+    layer, x = LARGE[cls.__name__](), torch.randn(1, 10, 4)
     y = layer(x)
     assert lengths == [10]
     y.sum().backward()

@@ -12,6 +12,7 @@ from longstate._checks import InputError, check_element, check_lengths, check_po
 from longstate.layers.base import SLOW, CausalLayer, OptimizerRule
 from longstate.layers.dss import held_input
 from longstate.layers.lti import LTILayer, LTIState
+from longstate.layers.pieces import by_pieces
 
 
 class UnitStepDSS(LTILayer):
@@ -163,4 +164,15 @@ class GSS(CausalLayer[LTIState]):
         return self.norm(F.gelu(self.narrow(x)))
 
     def _join(self, x: Tensor, y: Tensor) -> Tensor:
+        """The wide part, which sees one element at a time: (batch, length, d_model), or (batch, d_model) in a step."""
+
+        def piece(x: Tensor, begin: int, *_: object) -> tuple[Tensor, int]:
+            end = begin + x.shape[1]
+            return self._joined(x, y[:, begin:end]), end
+
+        if x.dim() == 2:
+            return self._joined(x, y)
+        return by_pieces(piece, x, 0, None, 1.0, None, width=2 * self.gate.out_features)[0]
+
+    def _joined(self, x: Tensor, y: Tensor) -> Tensor:
         return self.output(self.widen(y) * F.gelu(self.gate(x)))

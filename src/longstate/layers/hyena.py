@@ -15,11 +15,16 @@ from longstate._checks import (
     check_no_rate,
     check_positive,
     check_sequence,
+    check_starts,
     zero_padding,
 )
 from longstate.layers.base import SLOW, CausalLayer, OptimizerRule, register_state
 from longstate.layers.dropout import Dropout
 from longstate.layers.lti import as_parameter
+from longstate.layers.pieces import by_pieces, piece_length
+
+_WINDOWS = 8
+"""Lengths of the long filters that a piece of a sequence has at least."""
 
 
 @register_state
@@ -172,6 +177,8 @@ class Hyena(CausalLayer[HyenaState]):
         """The whole sequence by convolution."""
         check_sequence(x, self.d_model)
         check_no_rate(rate, layer="Hyena")
+        if piece_length(x, **self._sizes()) is not None:
+            return self.forward_with_state(x, self.initial_state(len(x)), lengths=lengths, starts=starts)[0]
         mixed, _ = self._short(x, None, lengths, starts)
         first, *gates, v = mixed.chunk(self.order + 1, dim=-1)
         filters = self.filters(min(max(x.shape[1], 1), self.filter_length))
@@ -199,15 +206,24 @@ class Hyena(CausalLayer[HyenaState]):
         """A chunk by convolution with the windows before it, and the windows after it."""
         check_sequence(x, self.d_model)
         check_no_rate(rate, layer="Hyena")
-        mixed, short = self._short(x, state.short, lengths, starts)
-        first, *gates, v = mixed.chunk(self.order + 1, dim=-1)
-        windows = []
-        for K, gate, tail in zip(self.filters(), reversed(gates), state.long.unbind(1), strict=True):
-            gated = self.dropout(v * gate)
-            y, window = ops.long_conv_scan(gated, K[None], tail, lengths=lengths, starts=starts)
-            v = y.squeeze(2)
-            windows.append(window)
-        return self.out_proj(v * first), HyenaState(short, torch.stack(windows, dim=1))
+        check_lengths(lengths, x)
+        check_starts(starts, x)
+        filters = self.filters()
+
+        def piece(
+            x: Tensor, state: HyenaState, lengths: Tensor | None, rate: object, starts: Tensor | None
+        ) -> tuple[Tensor, HyenaState]:
+            mixed, short = self._short(x, state.short, lengths, starts)
+            first, *gates, v = mixed.chunk(self.order + 1, dim=-1)
+            windows = []
+            for K, gate, tail in zip(filters, reversed(gates), state.long.unbind(1), strict=True):
+                gated = self.dropout(v * gate)
+                y, window = ops.long_conv_scan(gated, K[None], tail, lengths=lengths, starts=starts)
+                v = y.squeeze(2)
+                windows.append(window)
+            return self.out_proj(v * first), HyenaState(short, torch.stack(windows, dim=1))
+
+        return by_pieces(piece, x, state, lengths, 1.0, starts, **self._sizes())
 
     def constants(self, *, rate: float | None = None) -> HyenaConstants:
         """The taps of the long filters."""
@@ -234,6 +250,10 @@ class Hyena(CausalLayer[HyenaState]):
             v = y.squeeze(1)
             windows.append(window)
         return self.out_proj(v * first), HyenaState(short, torch.stack(windows, dim=1))
+
+    def _sizes(self) -> dict[str, int]:
+        """Of the pieces of a long sequence: each convolves the windows before it once more."""
+        return {"width": 2 * len(self.short_weight), "shortest": _WINDOWS * self.filter_length}
 
     def _short(
         self, x: Tensor, tail: Tensor | None, lengths: Tensor | None, starts: Tensor | None

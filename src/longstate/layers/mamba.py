@@ -14,10 +14,12 @@ from longstate._checks import (
     check_rate,
     check_rate_alone,
     check_sequence,
+    check_starts,
     zero_padding,
 )
 from longstate.layers.base import CausalLayer, OptimizerRule
 from longstate.layers.halves import linear_halves
+from longstate.layers.pieces import by_pieces
 from longstate.layers.selective_branch import MambaConstants, MambaState, SelectiveBranch
 
 NO_DECAY = OptimizerRule(weight_decay=0.0)
@@ -108,8 +110,7 @@ class Mamba(CausalLayer[MambaState]):
         starts: Tensor | None = None,
     ) -> Tensor:
         """The whole sequence in parallel."""
-        x, z = self._halves(x, lengths)
-        return self.out_proj(self.branch(x, z, lengths=lengths, rate=rate, starts=starts))
+        return self._run(x, None, lengths, rate, starts)[0]
 
     def initial_state(self, batch_size: int) -> MambaState:
         """Nothing before, and a system at rest."""
@@ -125,9 +126,7 @@ class Mamba(CausalLayer[MambaState]):
         starts: Tensor | None = None,
     ) -> tuple[Tensor, MambaState]:
         """A chunk in parallel, from the state of the convolution and of the scan."""
-        x, z = self._halves(x, lengths)
-        y, state = self.branch.forward_with_state(x, z, state, lengths=lengths, rate=rate, starts=starts)
-        return self.out_proj(y), state
+        return self._run(x, state, lengths, rate, starts)
 
     def constants(self, *, rate: float | None = None) -> MambaConstants:
         """A, the rate, and the plan of a compiled step."""
@@ -157,7 +156,28 @@ class Mamba(CausalLayer[MambaState]):
         y, state = self.branch.advance(x, z, state, known.A, rate)
         return self.out_proj(y), state
 
-    def _halves(self, x: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _run(
+        self,
+        x: Tensor,
+        state: MambaState | None,
+        lengths: Tensor | None,
+        rate: float | Tensor | None,
+        starts: Tensor | None,
+    ) -> tuple[Tensor, MambaState]:
         check_sequence(x, self.d_model)
         check_lengths(lengths, x)
-        return linear_halves(self.in_proj, zero_padding(x, lengths))
+        check_starts(starts, x)
+        rate = check_rate(rate, x, lengths)
+        return by_pieces(self._piece, x, state, lengths, rate, starts, width=4 * self.branch.D.numel())
+
+    def _piece(
+        self,
+        x: Tensor,
+        state: MambaState | None,
+        lengths: Tensor | None,
+        rate: float | Tensor,
+        starts: Tensor | None,
+    ) -> tuple[Tensor, MambaState]:
+        x, z = linear_halves(self.in_proj, zero_padding(x, lengths))
+        y, state = self.branch.forward_with_state(x, z, state, lengths=lengths, rate=rate, starts=starts)
+        return self.out_proj(y), state

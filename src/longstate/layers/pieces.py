@@ -8,7 +8,7 @@ from torch import Tensor
 
 State = TypeVar("State")
 
-_NUMBERS = {"cpu": 1 << 22}
+_NUMBERS = {"cpu": 1 << 21}
 """Numbers of the widest temporary of a piece, by the kind of device: what a processor still finds in its caches."""
 
 _NUMBERS_ELSEWHERE = 1 << 27
@@ -28,6 +28,7 @@ def by_pieces(
     starts: Tensor | None,
     *,
     width: int,
+    shortest: int = 1,
 ) -> tuple[Tensor, State]:
     """`core(x, state, lengths, rate, starts)`, a long x one piece after the other with the state handed on.
 
@@ -44,6 +45,7 @@ def by_pieces(
         rate: Given to the core; a tensor (batch, length) is cut as x is.
         starts: True where a packed sequence begins (batch, length).
         width: Numbers an element of a row takes in the widest temporary of the core.
+        shortest: Elements that a piece has at least, where the core does some work for each piece.
 
     Returns:
         Outputs (batch, length, ...) and the state after the last valid element of each row.
@@ -60,12 +62,9 @@ def by_pieces(
         >>> y.shape, state.flatten()
         (torch.Size([1, 9000, 1]), tensor([9000.]))
     """
-    if torch.is_grad_enabled() or _is_traced():
-        return core(x, state, lengths, rate, starts)
     batch, length = x.shape[:2]
-    numbers = _NUMBERS.get(x.device.type, _NUMBERS_ELSEWHERE)
-    size = _SHORTEST * max(1, numbers // (max(1, batch) * width * _SHORTEST))
-    if length < 2 * size:
+    size = piece_length(x, width=width, shortest=shortest)
+    if size is None:
         return core(x, state, lengths, rate, starts)
 
     def run(begin: int, state: Any) -> tuple[Tensor, State]:
@@ -85,5 +84,24 @@ def by_pieces(
     return whole, after
 
 
-def _is_traced() -> bool:
-    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+def piece_length(x: Tensor, *, width: int, shortest: int = 1) -> int | None:
+    """Elements of the pieces that `by_pieces` would cut x into; None where it would run the whole at once.
+
+    Args:
+        x: Input (batch, length, features).
+        width: As there.
+        shortest: As there.
+
+    Example:
+        >>> import torch
+        >>> from longstate.layers.pieces import piece_length
+        >>> with torch.no_grad():
+        ...     piece_length(torch.zeros(1, 9000, 1), width=4096), piece_length(torch.zeros(1, 1000, 1), width=4096)
+        (1024, None)
+    """
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return None
+    batch, length = x.shape[:2]
+    numbers = _NUMBERS.get(x.device.type, _NUMBERS_ELSEWHERE)
+    count = max(numbers // (max(1, batch) * width * _SHORTEST), -(-shortest // _SHORTEST), 1)
+    return count * _SHORTEST if length >= 2 * count * _SHORTEST else None
