@@ -18,6 +18,7 @@ from longstate._checks import (
     zero_padding,
 )
 from longstate.layers.base import CausalLayer, register_state
+from longstate.layers.pieces import by_pieces, piece_length, shortest_piece
 from longstate.layers.rotary import rotate
 
 
@@ -144,6 +145,8 @@ class Attention(CausalLayer[AttentionState]):
         check_sequence(x, self.d_model)
         check_lengths(lengths, x)
         check_starts(starts, x)
+        if self._length_of_pieces(x) is not None:
+            return self.forward_with_state(x, self.initial_state(len(x)), lengths=lengths, starts=starts)[0]
         qkv = self._project(zero_padding(x, lengths))
         if self.conv_weight is not None:
             qkv, _ = ops.causal_conv1d(qkv, self.conv_weight, self.conv_bias, lengths=lengths, starts=starts)
@@ -178,6 +181,22 @@ class Attention(CausalLayer[AttentionState]):
         check_sequence(x, self.d_model)
         check_lengths(lengths, x)
         check_starts(starts, x)
+        if self._length_of_pieces(x) is None:
+            return self._piece(x, state, lengths, 1.0, starts)
+        return by_pieces(self._piece, x, state, lengths, 1.0, starts, **self._sizes())
+
+    def _length_of_pieces(self, x: Tensor) -> int | None:
+        """Without a window the state is all that was seen: pieces would be no smaller than the whole."""
+        return None if self.window is None else piece_length(x, **self._sizes())
+
+    def _sizes(self) -> dict[str, int]:
+        """Of the pieces of a long sequence: scores of a window before and of the block, for every head."""
+        window = self.window or 0
+        return {"width": 2 * self.n_heads * window + 4 * self.d_model, "shortest": shortest_piece(window)}
+
+    def _piece(
+        self, x: Tensor, state: AttentionState, lengths: Tensor | None, rate: object, starts: Tensor | None
+    ) -> tuple[Tensor, AttentionState]:
         batch, length = x.shape[:2]
         if length == 0:
             return x, state
@@ -258,4 +277,6 @@ def _last(state: AttentionState, slots: int | None) -> AttentionState:
             return state
         slots = int((state.position >= 0).sum(1).max()) if len(state.position) else 0
     first = state.position.shape[1] - slots
-    return AttentionState(state.k[:, first:], state.v[:, first:], state.position[:, first:], state.next, state.conv)
+    # Copies: views would keep the whole chunk as long as the state lives.
+    k, v, position = (part[:, first:].clone() for part in state[:3])
+    return AttentionState(k, v, position, state.next, state.conv)

@@ -16,11 +16,16 @@ from longstate._checks import (
     check_rate,
     check_rate_alone,
     check_sequence,
+    check_starts,
     zero_padding,
 )
 from longstate.layers.base import SLOW, CausalLayer, OptimizerRule, register_state
 from longstate.layers.lti import LTIState
+from longstate.layers.pieces import by_pieces, piece_length, shortest_piece
 from longstate.layers.s4d import S4D
+
+_SYSTEM = 2048
+"""Elements that take as long as making the system, which every piece of a long sequence does."""
 
 
 @register_state
@@ -136,11 +141,15 @@ class H3(CausalLayer[H3State]):
         starts: Tensor | None = None,
     ) -> Tensor:
         """The whole sequence by two convolutions."""
+        rate = self._check(x, lengths, rate, starts)
+        if piece_length(x, **self._sizes()) is not None:
+            state = self.initial_state(len(x))
+            return self.forward_with_state(x, state, lengths=lengths, rate=rate, starts=starts)[0]
         q, k, v = self._project(x, lengths)
-        rate = self._intervals(rate, x, lengths)
+        intervals = self._intervals(rate, x, lengths)
         k = ops.long_conv(k, self.shift_filter(), lengths=lengths, starts=starts).squeeze(2)
         kv = self._outer(k, v)
-        y = self.diagonal(kv, lengths=self._per_product(lengths), rate=rate, starts=self._per_product(starts))
+        y = self.diagonal(kv, lengths=self._per_product(lengths), rate=intervals, starts=self._per_product(starts))
         return self.out_proj(self._contract(y, q))
 
     def initial_state(self, batch_size: int) -> H3State:
@@ -158,15 +167,26 @@ class H3(CausalLayer[H3State]):
         starts: Tensor | None = None,
     ) -> tuple[Tensor, H3State]:
         """A chunk by two convolutions, with what both states add, and the states after it."""
+        rate = self._check(x, lengths, rate, starts)
+        return by_pieces(self._piece, x, state, lengths, rate, starts, **self._sizes())
+
+    def _sizes(self) -> dict[str, int]:
+        """Of the pieces of a long sequence: queries, keys and values; their products and what comes of these."""
+        width = (3 + 2 * self.head_dim) * self.d_model
+        return {"width": width, "shortest": shortest_piece(_SYSTEM)}
+
+    def _piece(
+        self, x: Tensor, state: H3State, lengths: Tensor | None, rate: float | Tensor, starts: Tensor | None
+    ) -> tuple[Tensor, H3State]:
         q, k, v = self._project(x, lengths)
-        rate = self._intervals(rate, x, lengths)
+        intervals = self._intervals(rate, x, lengths)
         k, tail = ops.long_conv_scan(k, self.shift_filter(), state.tail, lengths=lengths, starts=starts)
         kv = self._outer(k.squeeze(2), v)
         y, inner = self.diagonal.forward_with_state(
             kv,
             LTIState(state.x.flatten(0, 2)),
             lengths=self._per_product(lengths),
-            rate=rate,
+            rate=intervals,
             starts=self._per_product(starts),
         )
         return self.out_proj(self._contract(y, q)), H3State(tail, self._unfold(inner))
@@ -198,8 +218,6 @@ class H3(CausalLayer[H3State]):
 
     def _project(self, x: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values (batch, length, d_model), in memory with time last as the convolutions want them."""
-        check_sequence(x, self.d_model)
-        check_lengths(lengths, x)
         flat = zero_padding(x, lengths).flatten(0, 1)
         projected = self.in_proj.weight @ flat.mT
         projected = projected + self.in_proj.bias.to(projected.dtype)[:, None]
@@ -229,6 +247,14 @@ class H3(CausalLayer[H3State]):
         """`rate` as the diagonal systems take it: a number, or the intervals of the rows for every product."""
         rate = check_rate(rate, x, lengths)
         return self._per_product(rate) if isinstance(rate, Tensor) else rate
+
+    def _check(
+        self, x: Tensor, lengths: Tensor | None, rate: float | Tensor | None, starts: Tensor | None
+    ) -> float | Tensor:
+        check_sequence(x, self.d_model)
+        check_lengths(lengths, x)
+        check_starts(starts, x)
+        return check_rate(rate, x, lengths)
 
     def _unfold(self, state: LTIState) -> Tensor:
         """The state of all products with its axes apart."""

@@ -21,10 +21,7 @@ from longstate._checks import (
 from longstate.layers.base import SLOW, CausalLayer, OptimizerRule, register_state
 from longstate.layers.dropout import Dropout
 from longstate.layers.lti import as_parameter
-from longstate.layers.pieces import by_pieces, piece_length
-
-_WINDOWS = 8
-"""Lengths of the long filters that a piece of a sequence has at least."""
+from longstate.layers.pieces import by_pieces, piece_length, shortest_piece
 
 
 @register_state
@@ -252,8 +249,8 @@ class Hyena(CausalLayer[HyenaState]):
         return self.out_proj(v * first), HyenaState(short, torch.stack(windows, dim=1))
 
     def _sizes(self) -> dict[str, int]:
-        """Of the pieces of a long sequence: each convolves the windows before it once more."""
-        return {"width": 2 * len(self.short_weight), "shortest": _WINDOWS * self.filter_length}
+        """Of the pieces of a long sequence."""
+        return {"width": 2 * len(self.short_weight), "shortest": shortest_piece(self.filter_length)}
 
     def _short(
         self, x: Tensor, tail: Tensor | None, lengths: Tensor | None, starts: Tensor | None

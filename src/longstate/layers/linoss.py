@@ -22,7 +22,11 @@ from longstate._checks import (
     zero_padding,
 )
 from longstate.layers.base import SLOW, CausalLayer, OptimizerRule, recurrent_dtype, register_state
+from longstate.layers.pieces import by_pieces, piece_length, shortest_piece
 from longstate.layers.pointwise import build_output
+
+_SYSTEM = 2048
+"""Elements that take as long as making the system, which every piece of a long sequence does."""
 
 
 @register_state
@@ -155,6 +159,9 @@ class LinOSS(CausalLayer[LinOSSState]):
     ) -> Tensor:
         """The whole sequence: by convolution, or by a scan if its steps vary."""
         x, rate = self._check(x, lengths, rate, starts)
+        if piece_length(x, **self._sizes()) is not None:
+            state = self.initial_state(len(x))
+            return self.forward_with_state(x, state, lengths=lengths, rate=rate, starts=starts)[0]
         drive = _map(x, self._input_map())
         if isinstance(rate, Tensor):
             positions = self._scan(drive, rate, None, lengths, starts)[0]
@@ -178,6 +185,15 @@ class LinOSS(CausalLayer[LinOSSState]):
     ) -> tuple[Tensor, LinOSSState]:
         """A chunk of the sequence, and the oscillators after its last valid element."""
         x, rate = self._check(x, lengths, rate, starts)
+        return by_pieces(self._piece, x, state, lengths, rate, starts, **self._sizes())
+
+    def _sizes(self) -> dict[str, int]:
+        """Of the pieces of a long sequence: drive and position, of two numbers each."""
+        return {"width": 4 * self.d_state, "shortest": shortest_piece(_SYSTEM)}
+
+    def _piece(
+        self, x: Tensor, state: LinOSSState, lengths: Tensor | None, rate: float | Tensor, starts: Tensor | None
+    ) -> tuple[Tensor, LinOSSState]:
         drive = _map(x, self._input_map())
         before = torch.stack(state, dim=-1).flatten(1, 2)
         if isinstance(rate, Tensor):

@@ -12,11 +12,14 @@ from longstate._checks import (
     InputError,
     check_choice,
     check_element,
+    check_lengths,
     check_no_rate,
     check_positive,
     check_sequence,
+    check_starts,
 )
 from longstate.layers.base import CausalLayer, OptimizerRule, recurrent_dtype, register_state
+from longstate.layers.pieces import by_pieces, piece_length, shortest_piece
 from longstate.layers.pointwise import build_output
 
 INITS = ("random", "double_exponential")
@@ -130,6 +133,8 @@ class LongConv(CausalLayer[LongConvState]):
         """The whole sequence by convolution."""
         check_sequence(x, self.d_model)
         check_no_rate(rate, layer="LongConv")
+        if piece_length(x, **self._sizes()) is not None:
+            return self.forward_with_state(x, self.initial_state(len(x)), lengths=lengths, starts=starts)[0]
         y = ops.long_conv(x, self.filters(), lengths=lengths, starts=starts)
         return self.output(y.flatten(2))
 
@@ -149,8 +154,21 @@ class LongConv(CausalLayer[LongConvState]):
         """A chunk by convolution with the window before it, and the window after it."""
         check_sequence(x, self.d_model)
         check_no_rate(rate, layer="LongConv")
-        y, tail = ops.long_conv_scan(x, self.filters(), state.tail, lengths=lengths, starts=starts)
-        return self.output(y.flatten(2)), LongConvState(tail)
+        check_lengths(lengths, x)
+        check_starts(starts, x)
+        filters = self.filters()
+
+        def piece(
+            x: Tensor, state: LongConvState, lengths: Tensor | None, rate: object, starts: Tensor | None
+        ) -> tuple[Tensor, LongConvState]:
+            y, tail = ops.long_conv_scan(x, filters, state.tail, lengths=lengths, starts=starts)
+            return self.output(y.flatten(2)), LongConvState(tail)
+
+        return by_pieces(piece, x, state, lengths, 1.0, starts, **self._sizes())
+
+    def _sizes(self) -> dict[str, int]:
+        """Of the pieces of a long sequence."""
+        return {"width": 4 * self.kernel.numel() // self.filter_length, "shortest": shortest_piece(self.filter_length)}
 
     def constants(self, *, rate: float | None = None) -> LongConvConstants:
         """The taps of the filters."""

@@ -15,9 +15,14 @@ from longstate._checks import (
     check_rate,
     check_rate_alone,
     check_sequence,
+    check_starts,
 )
 from longstate.layers.base import CausalLayer, recurrent_dtype, register_state
+from longstate.layers.pieces import by_pieces
 from longstate.layers.pointwise import build_output
+
+_COPIES = 4
+"""Numbers that a scan keeps of a mode: drive and state, re and im of each."""
 
 
 @register_state
@@ -65,8 +70,7 @@ class MIMOLayer(CausalLayer[MIMOState]):
         starts: Tensor | None = None,
     ) -> Tensor:
         """The whole sequence by a scan."""
-        system = self._system_over(x, lengths, rate)
-        return self.output(ops.mimo_scan(x, system, lengths=lengths, starts=starts)[0])
+        return self._run(x, None, lengths, rate, starts)[0]
 
     def initial_state(self, batch_size: int) -> MIMOState:
         """A system at rest."""
@@ -82,9 +86,7 @@ class MIMOLayer(CausalLayer[MIMOState]):
         starts: Tensor | None = None,
     ) -> tuple[Tensor, MIMOState]:
         """A chunk by a scan that starts from the incoming state, and the state after it."""
-        system = self._system_over(x, lengths, rate)
-        y, new = ops.mimo_scan(x, system, state.x, lengths=lengths, starts=starts)
-        return self.output(y), MIMOState(new)
+        return self._run(x, state, lengths, rate, starts)
 
     def constants(self, *, rate: float | None = None) -> ops.MIMOConstants:
         """The discrete system, rounded to the type of the state."""
@@ -112,7 +114,28 @@ class MIMOLayer(CausalLayer[MIMOState]):
         y, new = ops.mimo_step(x_t, state.x, constants)
         return self.output(y), MIMOState(new)
 
-    def _system_over(self, x: Tensor, lengths: Tensor | None, rate: float | Tensor | None) -> ops.MIMOSystem:
+    def _run(
+        self,
+        x: Tensor,
+        state: MIMOState | None,
+        lengths: Tensor | None,
+        rate: float | Tensor | None,
+        starts: Tensor | None,
+    ) -> tuple[Tensor, MIMOState]:
         check_sequence(x, self.d_model)
         check_lengths(lengths, x)
-        return self.system(check_rate(rate, x, lengths))
+        check_starts(starts, x)
+        rate = check_rate(rate, x, lengths)
+        return by_pieces(self._piece, x, state, lengths, rate, starts, width=_COPIES * self.modes)
+
+    def _piece(
+        self,
+        x: Tensor,
+        state: MIMOState | None,
+        lengths: Tensor | None,
+        rate: float | Tensor,
+        starts: Tensor | None,
+    ) -> tuple[Tensor, MIMOState]:
+        before = None if state is None else state.x
+        y, new = ops.mimo_scan(x, self.system(rate), before, lengths=lengths, starts=starts)
+        return self.output(y), MIMOState(new)

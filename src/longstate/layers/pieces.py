@@ -18,6 +18,14 @@ _SHORTEST = 1024
 """Elements of the shortest piece, and what others are a multiple of: always more work than its calls, and whole blocks
 of every scan, so that a piece ends where the scan of the whole would begin a block anyway."""
 
+_TIMES = 8
+"""How much more work a piece has at least than what it repeats of the one before."""
+
+
+def shortest_piece(repeated: int) -> int:
+    """`shortest` for a layer whose pieces each repeat work worth so many elements: the window of a filter, a system."""
+    return _TIMES * repeated
+
 
 def by_pieces(
     core: Callable[[Tensor, Any, Tensor | None, float | Tensor, Tensor | None], tuple[Tensor, State]],

@@ -43,7 +43,7 @@ STACK = Case(
     title=f"{LAYERS} layers of S4D with norms, residual branches and dropout {DROPOUT}, as `longstate fit` trains "
     f"them: batch {BATCH}, d_model {D_MODEL}, d_state 64, float32, forward and backward",
     axis="length",
-    sizes=(1024, 4096),
+    sizes=(128, 256, 1024, 4096),
     quick=(32,),
     sides=(
         Side(name="longstate", prepare=ours),
