@@ -15,6 +15,7 @@ from longstate.layers import (
     LRU,
     S5,
     Attention,
+    BlockStateTransformer,
     CausalLayer,
     HippoMemory,
     Hyena,
@@ -28,8 +29,8 @@ from longstate.layers import (
 from peak import Peak
 
 PIECE = 4
-IN_PIECES = Attention | GSS | H3 | HippoMemory | Hyena | LRU | LinOSS | LongConv | Mamba | Mamba2 | Mamba3 | S5
-NO_INTERVALS = Attention | GSS | HippoMemory | Hyena | LongConv
+NO_INTERVALS = Attention | BlockStateTransformer | GSS | HippoMemory | Hyena | LongConv
+IN_PIECES = NO_INTERVALS | H3 | LRU | LinOSS | Mamba | Mamba2 | Mamba3 | S5
 ENTRIES = [entry for entry in catalogue.CAUSAL_LAYERS if isinstance(entry.build(), IN_PIECES)]
 LARGE = {
     "Mamba": lambda: Mamba(4, 8),
@@ -39,6 +40,7 @@ LARGE = {
     "Mamba3(rank)": lambda: Mamba3(4, 8, head_dim=4, rank=2),
     "Hyena": lambda: Hyena(8, filter_length=16, order=3, filter_order=4),
     "Attention": lambda: Attention(8, n_heads=2, window=16),
+    "Block-State": lambda: BlockStateTransformer(8, n_heads=2, window=16),
     "S5": lambda: S5(8, 32),
     "LRU": lambda: LRU(8, 32),
     "LinOSS": lambda: LinOSS(8, 32),

@@ -8,7 +8,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
 
 from longstate import InputError, ops
 from longstate.ops import _native
@@ -21,8 +20,8 @@ def test_philox_gives_the_published_answers() -> None:
     """Of Random123 1.14, kat_vectors, philox4x32 with ten rounds: counter and key 0; and by its own definition."""
     words = philox(torch.tensor([0]), 0)
     assert [int(word) for word in words] == [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]
-    counter, seed = 0x85A308D3243F6A88 - (1 << 64), 0x299F31D0A4093822
-    assert [int(word) for word in philox(torch.tensor([counter % (1 << 63)]), seed)] == plain(counter % (1 << 63), seed)
+    counter, seed = 0x05A308D3243F6A88, 0x299F31D0A4093822
+    assert [int(word) for word in philox(torch.tensor([counter]), seed)] == plain(counter, seed)
 
 
 def plain(counter: int, seed: int) -> list[int]:
@@ -109,16 +108,12 @@ def test_the_operator_obeys_torchs_rules() -> None:
     torch.library.opcheck(torch.ops.longstate.dropout.default, (x, 0.4, 11), test_utils=utils)
 
 
-def check_saved(x: Tensor) -> list[int]:
-    sizes: list[int] = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda part: sizes.append(part.numel()) or part, lambda part: part):
-        ops.dropout(x, 0.5, 3)
-    return sizes
-
-
 @needs_kernels
 def test_nothing_is_kept() -> None:
-    assert check_saved(torch.randn(1000).requires_grad_()) == []
+    sizes: list[int] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda part: sizes.append(part.numel()) or part, lambda part: part):
+        ops.dropout(torch.randn(1000).requires_grad_(), 0.5, 3)
+    assert sizes == []
 
 
 @pytest.mark.parametrize(

@@ -22,8 +22,8 @@ WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "3000"}
 """How torch's threads wait for each other: they spin for a moment and then sleep.
 
 By default they spin for milliseconds, which multiplies the time of a training step where another program runs; threads
-that sleep at once wake late, which costs a quarter of a step where none does (`benchmarks/waiting.py`). The number is
-read by GNU's runtime alone, in which it goes before the policy.
+that sleep at once wake late, which costs a decoded token up to half its time where none does (`benchmarks/waiting.py`).
+The number is read by GNU's runtime alone, in which it goes before the policy.
 """
 
 

@@ -19,6 +19,7 @@ from longstate._checks import (
 )
 from longstate.layers.base import CausalLayer, register_state
 from longstate.layers.lti import LTIState
+from longstate.layers.pieces import by_pieces, piece_length, shortest_piece
 from longstate.layers.rotary import rotate
 from longstate.layers.s4 import S4
 from longstate.layers.s4d import S4D
@@ -170,6 +171,9 @@ class BlockStateTransformer(CausalLayer[BlockState]):
         check_sequence(x, self.d_model)
         check_lengths(lengths, x)
         check_starts(starts, x)
+        if piece_length(x, **self._sizes()) is not None:
+            state = self.initial_state(len(x))
+            return self.forward_with_state(x, state, lengths=lengths, rate=rate, starts=starts)[0]
         x = zero_padding(x, lengths)
         c = self.ssm(x, lengths=lengths, rate=rate, starts=starts)
         starts = _valid(starts, lengths)
@@ -199,6 +203,20 @@ class BlockStateTransformer(CausalLayer[BlockState]):
         check_sequence(x, self.d_model)
         check_lengths(lengths, x)
         check_starts(starts, x)
+        return by_pieces(self._piece, x, state, lengths, rate, starts, **self._sizes())
+
+    def _sizes(self) -> dict[str, int]:
+        """Of the pieces of a long sequence: scores of two windows of keys, for every head."""
+        return {"width": 4 * self.n_heads * self.window + 4 * self.d_model, "shortest": shortest_piece(self.window)}
+
+    def _piece(
+        self,
+        x: Tensor,
+        state: BlockState,
+        lengths: Tensor | None,
+        rate: float | Tensor | None,
+        starts: Tensor | None,
+    ) -> tuple[Tensor, BlockState]:
         x = zero_padding(x, lengths)
         c, ssm = self.ssm.forward_with_state(x, LTIState(state.ssm), lengths=lengths, rate=rate, starts=starts)
         if x.shape[1] == 0:

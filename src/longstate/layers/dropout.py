@@ -12,9 +12,9 @@ _MANY = 1 << 14
 class Dropout(nn.Dropout):
     """`nn.Dropout` that does not wait for random numbers and keeps no mask, over many float32 elements on a CPU.
 
-    There torch draws one number after the other, in one thread: a third of a training step of an S4D stack. Here one
-    seed comes from torch's generator, so that `torch.manual_seed` decides everything as ever, and the bits of an
-    element from the seed and its place (`ops.dropout`).
+    There torch draws one number after the other, in one thread. Here one seed comes from torch's generator, so that
+    `torch.manual_seed` decides everything as ever, and the bits of an element from the seed and its place
+    (`ops.dropout`).
 
     Args:
         p: Share of the elements that is dropped in training.

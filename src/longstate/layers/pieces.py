@@ -28,11 +28,11 @@ def shortest_piece(repeated: int) -> int:
 
 
 def by_pieces(
-    core: Callable[[Tensor, Any, Tensor | None, float | Tensor, Tensor | None], tuple[Tensor, State]],
+    core: Callable[[Tensor, Any, Tensor | None, Any, Tensor | None], tuple[Tensor, State]],
     x: Tensor,
     state: Any,
     lengths: Tensor | None,
-    rate: float | Tensor,
+    rate: float | Tensor | None,
     starts: Tensor | None,
     *,
     width: int,
